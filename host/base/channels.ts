@@ -1,0 +1,77 @@
+/**
+ * The diagnostics channels of the host. The code that does the work publishes; telemetry and tests
+ * subscribe. Publishing to a channel without a subscriber costs one check, so guard the making of a
+ * message with `hasSubscribers` on hot paths.
+ */
+import { channel } from 'node:diagnostics_channel';
+import type { ErrorCode } from './errors.ts';
+
+/** How an instance came to serve its call; `Hatch-Start` in a reply. */
+export type StartPath = 'hot' | 'parked' | 'forked' | 'booted';
+
+/** One timed step. Times are CLOCK_MONOTONIC nanoseconds, the same clock in every process. */
+export interface Step {
+  name: string;
+  startNs: number;
+  endNs: number;
+}
+
+/** A lower file that overlayfs copied into the writable layer. */
+export interface CopyUp {
+  /** Absolute, as the function sees it. */
+  path: string;
+  /** What the kernel copied: the file's whole data at the time, or 0 for metadata only. */
+  bytesCopied: number;
+}
+
+export interface StartRecord {
+  instanceId: string;
+  functionName: string;
+  functionVersion: string;
+  path: StartPath;
+  steps: Step[];
+  startNs: number;
+  endNs: number;
+}
+
+export interface CallRecord {
+  requestId: string;
+  functionName: string;
+  functionVersion: string;
+  instanceId: string | undefined;
+  subject: string;
+  /** W3C trace context of the caller, when it sent one. */
+  traceparent: string | undefined;
+  start: StartPath | undefined;
+  /** Present when this call caused the start. */
+  startRecord: StartRecord | undefined;
+  receivedNs: number;
+  /** When the call was handed to an instance; undefined when it never was. */
+  dispatchedNs: number | undefined;
+  endNs: number;
+  requestBytes: number;
+  replyBytes: number;
+  error: { code: ErrorCode; message: string } | undefined;
+  copyUps: CopyUp[];
+}
+
+/** A piece of output of a function, whole lines where the function wrote whole lines. */
+export interface LogRecord {
+  timeMs: number;
+  functionName: string;
+  functionVersion: string;
+  instanceId: string;
+  /** Undefined for what is written while no call runs. */
+  requestId: string | undefined;
+  stream: 'stdout' | 'stderr';
+  text: string;
+}
+
+export const channels = {
+  /** CallRecord: a call has ended, well or not. */
+  callEnd: channel('hatchery:call:end'),
+  /** StartRecord: an instance is ready. */
+  startEnd: channel('hatchery:start:end'),
+  /** LogRecord: output of a function. */
+  log: channel('hatchery:log'),
+} as const;

@@ -1,0 +1,134 @@
+/**
+ * The only file that imports koffi. What leaves it is typed, checked, and throws `SyscallError`:
+ * no other file sees a raw return value, an errno or an unmanaged pointer.
+ */
+import koffi from 'koffi';
+import { SyscallError } from './errors.ts';
+
+/** A pointer is an address: koffi 3 hands out bigints. */
+export type Pointer = bigint & { readonly __pointer: true };
+export type Argument = number | bigint | string | Uint8Array | null;
+
+type Library = ReturnType<typeof koffi.load>;
+
+const libc = koffi.load('libc.so.6');
+const errnoNames = new Map(Object.entries(koffi.os.errno).map(([name, value]) => [value, name]));
+const libraries = new Map<string, Library>();
+
+/**
+ * Declares a function whose result -1 means "see errno", and makes it throw.
+ * `describe` turns the arguments into the tail of the error message.
+ */
+export function syscall<A extends Argument[]>(
+  prototype: string,
+  describe: (...args: A) => string = () => '',
+): (...args: A) => number {
+  const { native, name, arity } = bind(libc, prototype);
+  return (...args) => {
+    checkArguments(name, arity, args);
+    const result = Number(native(...args));
+    // errno must be read before anything else runs: the next fs call overwrites it.
+    if (result === -1) throw failure(name, koffi.errno(), describe(...args));
+    return result;
+  };
+}
+
+/** As `syscall`, but a failure comes back as a negative errno: for calls that may fail normally. */
+export function trySyscall<A extends Argument[]>(prototype: string): (...args: A) => number {
+  const { native, name, arity } = bind(libc, prototype);
+  return (...args) => {
+    checkArguments(name, arity, args);
+    const result = Number(native(...args));
+    return result === -1 ? -koffi.errno() : result;
+  };
+}
+
+/** Declares a call by number, for those that libc does not wrap: the error names the call. */
+export function numberedSyscall<A extends Argument[]>(
+  options: { name: string; number: number; parameters: string },
+  describe: (...args: A) => string = () => '',
+): (...args: A) => number {
+  const { native, arity } = bind(libc, `long syscall(long number, ${options.parameters})`);
+  return (...args) => {
+    checkArguments(options.name, arity - 1, args);
+    const result = Number(native(options.number, ...args));
+    if (result === -1) throw failure(options.name, koffi.errno(), describe(...args));
+    return result;
+  };
+}
+
+/**
+ * Declares a function with a convention of its own for failures, from a library by file name or,
+ * with `null`, from the running executable. The result is what the library returned.
+ */
+export function libraryFunction<A extends Argument[], R = number>(
+  library: string | null,
+  prototype: string,
+): (...args: A) => R {
+  const key = library ?? '';
+  const loaded = libraries.get(key) ?? koffi.load(library);
+  libraries.set(key, loaded);
+  const { native, name, arity } = bind(loaded, prototype);
+  return (...args) => {
+    checkArguments(name, arity, args);
+    return native(...args) as R;
+  };
+}
+
+/** Whether a shared library is there to be loaded. */
+export function hasLibrary(library: string): boolean {
+  try {
+    libraries.set(library, koffi.load(library));
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Memory outside the JavaScript heap, whose address the kernel or a library may keep. */
+export interface NativeMemory {
+  readonly address: bigint;
+  readonly bytes: Buffer;
+}
+
+/** Allocates zeroed native memory. It is never freed: allocate once, at module level. */
+export function allocate(sizeBytes: number): NativeMemory {
+  const address = koffi.alloc('uint8_t', sizeBytes) as unknown as bigint;
+  const bytes = Buffer.from(koffi.view(address, sizeBytes));
+  bytes.fill(0);
+  return { address: BigInt(address), bytes };
+}
+
+/** The error for a negative errno that `trySyscall` returned. */
+export function syscallError(name: string, negativeErrno: number, detail = ''): SyscallError {
+  return failure(name, -negativeErrno, detail);
+}
+
+export function errnoOf(name: string): number {
+  const value = koffi.os.errno[name as keyof typeof koffi.os.errno];
+  if (value === undefined) throw new TypeError(`There is no errno ${name}`);
+  return value;
+}
+
+export function errnoName(errno: number): string {
+  return errnoNames.get(errno) ?? `E${errno}`;
+}
+
+function bind(library: Library, prototype: string) {
+  const native = library.func(prototype);
+  return { native, name: native.info.name, arity: native.info.arguments.length };
+}
+
+function checkArguments(name: string, arity: number, args: Argument[]): void {
+  if (args.length !== arity)
+    throw new TypeError(`${name} takes ${arity} arguments: got ${args.length}`);
+  for (const arg of args) {
+    // C strings end at NUL: what follows would silently be cut from a path that was checked whole.
+    if (typeof arg === 'string' && arg.includes('\0'))
+      throw new TypeError(`${name}: a string argument holds a NUL character`);
+  }
+}
+
+function failure(name: string, errno: number, detail: string): SyscallError {
+  return new SyscallError(name, errno, errnoName(errno), detail);
+}
