@@ -11,6 +11,7 @@ const FSMOUNT_CLOEXEC = 1;
 const OPEN_TREE_CLONE = 1;
 const OPEN_TREE_CLOEXEC = 0o2000000;
 const MOVE_MOUNT_F_EMPTY_PATH = 0x4;
+const MOVE_MOUNT_T_EMPTY_PATH = 0x40;
 const MNT_DETACH = 2;
 const FSCONFIG = { setFlag: 0, setString: 1, setFd: 5, create: 6 } as const;
 const MS_REC = 16384;
@@ -121,8 +122,7 @@ export function createMount(options: {
 
 /** A detached copy of the mount at `path`, below it too when `recursive`. Close-on-exec. */
 export function cloneMount(options: { path: string; recursive: boolean }): number {
-  const flags =
-    OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (options.recursive ? AT_RECURSIVE : 0);
+  const flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (options.recursive ? AT_RECURSIVE : 0);
   return openTreeCall(AT_FDCWD, options.path, flags);
 }
 
@@ -141,9 +141,14 @@ export function setMountAttributes(
   mountSetattrCall(mountFd, '', flags, attr, attr.length);
 }
 
-/** Attaches a detached mount at `path`, relative to `directoryFd` when that is given. */
-export function attachMount(mountFd: number, path: string, directoryFd = AT_FDCWD): void {
-  moveMountCall(mountFd, '', directoryFd, path, MOVE_MOUNT_F_EMPTY_PATH);
+/** Attaches a detached mount at a path of our own making. */
+export function attachMount(mountFd: number, path: string): void {
+  moveMountCall(mountFd, '', AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH);
+}
+
+/** Attaches a detached mount on an open directory or file: no path can be bent on the way. */
+export function attachMountOn(mountFd: number, targetFd: number): void {
+  moveMountCall(mountFd, '', targetFd, '', MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
 }
 
 /** Cuts the propagation of the whole tree at `/` of this mount namespace. */

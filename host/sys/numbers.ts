@@ -21,9 +21,7 @@ const common = {
   mount_setattr: 442,
 } as const;
 
-export type CallName =
-  | keyof typeof common
-  | keyof (typeof perArchitecture)['x64'];
+export type CallName = keyof typeof common | keyof (typeof perArchitecture)['x64'];
 
 if (arch !== 'x64' && arch !== 'arm64')
   throw new Error(`Hatchery runs on x64 and arm64: this is ${arch}`);

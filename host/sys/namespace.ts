@@ -1,0 +1,81 @@
+/** Namespaces of the calling thread (namespaces(7)): call these from single-threaded processes. */
+import { closeSync, openSync } from 'node:fs';
+import { syscall } from './libc.ts';
+
+// <linux/sched.h>
+export const namespaceFlag = {
+  mount: 0x20000,
+  cgroup: 0x2000000,
+  uts: 0x4000000,
+  ipc: 0x8000000,
+  user: 0x10000000,
+  pid: 0x20000000,
+  network: 0x40000000,
+} as const;
+
+const unshareCall = syscall<[number]>('int unshare(int flags)', describeFlags);
+const setnsCall = syscall<[number, number]>('int setns(int fd, int type)', (_fd, type) =>
+  describeFlags(type),
+);
+const sethostnameCall = syscall<[string, number]>(
+  'int sethostname(const char *name, size_t length)',
+  (name) => `"${name}"`,
+);
+const setdomainnameCall = syscall<[string, number]>(
+  'int setdomainname(const char *name, size_t length)',
+  (name) => `"${name}"`,
+);
+const socketCall = syscall<[number, number, number]>(
+  'int socket(int domain, int type, int protocol)',
+);
+const ioctlCall = syscall<[number, number, Uint8Array]>(
+  'int ioctl(int fd, unsigned long request, uint8_t *argument)',
+);
+
+/** Flags are values of `namespaceFlag`, or-ed. */
+export function unshare(flags: number): void {
+  unshareCall(flags);
+}
+
+/** Joins the namespace behind a descriptor; `flag` asserts its kind. */
+export function joinNamespace(fd: number, flag: number): void {
+  setnsCall(fd, flag);
+}
+
+export function setHostname(name: string): void {
+  sethostnameCall(name, Buffer.byteLength(name));
+}
+
+export function setDomainName(name: string): void {
+  setdomainnameCall(name, Buffer.byteLength(name));
+}
+
+/** A descriptor for a namespace of this thread, such as `net`. Close-on-exec. */
+export function openOwnNamespace(kind: string): number {
+  return openSync(`/proc/thread-self/ns/${kind}`, 'r');
+}
+
+/** Switches the loopback interface of the current network namespace on. */
+export function bringLoopbackUp(): void {
+  const AF_INET = 2;
+  const SOCK_DGRAM_CLOEXEC = 2 | 0o2000000;
+  const SIOCSIFFLAGS = 0x8914;
+  const IFF_UP = 1;
+  const fd = socketCall(AF_INET, SOCK_DGRAM_CLOEXEC, 0);
+  try {
+    // struct ifreq: 16 bytes of name, then the flags; 40 bytes in all.
+    const request = Buffer.alloc(40);
+    request.write('lo', 0, 'latin1');
+    request.writeInt16LE(IFF_UP, 16);
+    ioctlCall(fd, SIOCSIFFLAGS, request);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function describeFlags(flags: number): string {
+  const names = Object.entries(namespaceFlag)
+    .filter(([, flag]) => (flags & flag) !== 0)
+    .map(([name]) => name);
+  return names.join('+');
+}

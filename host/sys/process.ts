@@ -1,0 +1,218 @@
+/** What a process is and may do: identity, capabilities, limits, signals, descriptors. */
+import { allocate, numberedSyscall, syscall, trySyscall } from './libc.ts';
+import { callNumber } from './numbers.ts';
+
+// <linux/prctl.h>, <linux/securebits.h>, <linux/capability.h>, <linux/keyctl.h>
+const PR_SET_DUMPABLE = 4;
+const PR_CAPBSET_READ = 23;
+const PR_CAPBSET_DROP = 24;
+const PR_SET_SECUREBITS = 28;
+const PR_SET_NO_NEW_PRIVS = 38;
+const PR_CAP_AMBIENT = 47;
+const PR_CAP_AMBIENT_CLEAR_ALL = 4;
+// NOROOT, NO_SETUID_FIXUP, NO_CAP_AMBIENT_RAISE, each with its lock, and KEEP_CAPS locked off.
+const SECUREBITS = 0b11101111;
+const LINUX_CAPABILITY_VERSION_3 = 0x20080522;
+const KEYCTL_JOIN_SESSION_KEYRING = 1;
+const SIG_BLOCK = 0;
+const SIG_SETMASK = 2;
+const SFD_CLOEXEC = 0o2000000;
+const SFD_NONBLOCK = 0o4000;
+const SIG_DFL = 0n;
+const SIG_IGN = 1n;
+
+/** <bits/resource.h> on x86-64 and arm64. */
+export const resource = {
+  fileSize: 1,
+  core: 4,
+  processes: 6,
+  openFiles: 7,
+  lockedMemory: 8,
+  pendingSignals: 11,
+  messageQueueBytes: 12,
+} as const;
+
+export const signalNumberMax = 64;
+
+const prctlCall = syscall<[number, number, number, number, number]>(
+  'int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)',
+  (option, a) => `option ${option} argument ${a}`,
+);
+const tryPrctl = trySyscall<[number, number, number, number, number]>(
+  'int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)',
+);
+const capsetCall = numberedSyscall<[Uint8Array, Uint8Array]>({
+  name: 'capset',
+  number: callNumber.capset,
+  parameters: 'const uint8_t *header, const uint8_t *data',
+});
+const keyctlCall = numberedSyscall<[number, null]>({
+  name: 'keyctl',
+  number: callNumber.keyctl,
+  parameters: 'int operation, const char *name',
+});
+const setgroupsCall = syscall<[number, null]>('int setgroups(size_t size, const void *list)');
+const setresgidCall = syscall<[number, number, number]>(
+  'int setresgid(unsigned int r, unsigned int e, unsigned int s)',
+);
+const setresuidCall = syscall<[number, number, number]>(
+  'int setresuid(unsigned int r, unsigned int e, unsigned int s)',
+);
+const setrlimitCall = syscall<[number, Uint8Array]>(
+  'int setrlimit(int resource, const uint8_t *limit)',
+  (which) => `of resource ${which}`,
+);
+const closeRangeCall = numberedSyscall<[number, number, number]>({
+  name: 'close_range',
+  number: callNumber.close_range,
+  parameters: 'unsigned int first, unsigned int last, int flags',
+});
+const dup2Call = syscall<[number, number]>('int dup2(int from, int to)');
+const fcntlCall = syscall<[number, number, number]>(
+  'int fcntl(int fd, int command, long argument)',
+);
+const setsidCall = trySyscall<[]>('int setsid()');
+const umaskCall = syscall<[number]>('int umask(int mask)');
+const killCall = trySyscall<[number, number]>('int kill(int pid, int signal)');
+const getpidCall = syscall<[]>('int getpid()');
+const signalCall = trySyscall<[number, bigint]>('intptr_t signal(int number, uintptr_t handler)');
+const sigprocmaskCall = syscall<[number, bigint, null]>(
+  'int sigprocmask(int how, const void *set, void *old)',
+);
+const signalfdCall = syscall<[number, bigint, number]>(
+  'int signalfd(int fd, const void *mask, int flags)',
+);
+const pollCall = trySyscall<[bigint, number, number]>(
+  'int poll(void *fds, unsigned long count, int timeout)',
+);
+
+// glibc's sigset_t has 128 bytes; the kernel reads the first 8.
+const fullSignalSet = allocate(128);
+fullSignalSet.bytes.fill(0xff);
+const emptySignalSet = allocate(128);
+
+/** The calling process's id as the kernel says it now: `process.pid` is stale after a fork. */
+export function currentPid(): number {
+  return getpidCall();
+}
+
+/** Gives up every capability, in every set, and the means to gain one. Cannot be undone. */
+export function dropCapabilities(): void {
+  prctlCall(PR_SET_SECUREBITS, SECUREBITS, 0, 0, 0);
+  // The bounding set must go while CAP_SETPCAP is still held.
+  for (let capability = 0; ; capability++) {
+    if (tryPrctl(PR_CAPBSET_READ, capability, 0, 0, 0) < 0) break;
+    prctlCall(PR_CAPBSET_DROP, capability, 0, 0, 0);
+  }
+  prctlCall(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+  const header = Buffer.alloc(8);
+  header.writeUInt32LE(LINUX_CAPABILITY_VERSION_3, 0);
+  capsetCall(header, Buffer.alloc(24));
+}
+
+/** Becomes this user and group, real, effective and saved, without supplementary groups. */
+export function becomeUser(options: { uid: number; gid: number }): void {
+  setgroupsCall(0, null);
+  setresgidCall(options.gid, options.gid, options.gid);
+  setresuidCall(options.uid, options.uid, options.uid);
+}
+
+export function setNoNewPrivileges(): void {
+  prctlCall(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+}
+
+/** Off: no core dumps, and /proc/PID of this process is closed to others of the same user. */
+export function setDumpable(dumpable: boolean): void {
+  prctlCall(PR_SET_DUMPABLE, dumpable ? 1 : 0, 0, 0, 0);
+}
+
+/** A session keyring of its own, or the parent's keys would be shared by all its children. */
+export function joinNewSessionKeyring(): void {
+  keyctlCall(KEYCTL_JOIN_SESSION_KEYRING, null);
+}
+
+/** Sets soft and hard limit alike. `which` is a value of `resource`. */
+export function setResourceLimit(which: number, value: number): void {
+  const limit = Buffer.alloc(16);
+  limit.writeBigUInt64LE(BigInt(value), 0);
+  limit.writeBigUInt64LE(BigInt(value), 8);
+  setrlimitCall(which, limit);
+}
+
+/** Closes every descriptor from 3 up but those to keep: without an exec, close-on-exec does nothing. */
+export function closeAllBut(keep: readonly number[]): void {
+  let first = 3;
+  for (const fd of [...keep].toSorted((a, b) => a - b)) {
+    if (fd > first) closeRangeCall(first, fd - 1, 0);
+    if (fd >= first) first = fd + 1;
+  }
+  closeRangeCall(first, 0xffffffff, 0);
+}
+
+/** Makes `to` a copy of `from`; the copy stays open across exec. */
+export function duplicateTo(from: number, to: number): void {
+  dup2Call(from, to);
+}
+
+/** A copy of a descriptor at the lowest free number from `least` up, close-on-exec. */
+export function duplicateAbove(fd: number, least: number): number {
+  const F_DUPFD_CLOEXEC = 1030;
+  return fcntlCall(fd, F_DUPFD_CLOEXEC, least);
+}
+
+/** Leaves the controlling terminal and the process group. Fails silently for a group's leader. */
+export function becomeSessionLeader(): void {
+  setsidCall();
+}
+
+export function setUmask(mask: number): void {
+  umaskCall(mask);
+}
+
+/** Sends a signal by number; a process that is gone is no error. Returns false then. */
+export function sendSignal(pid: number, signal: number): boolean {
+  return killCall(pid, signal) === 0;
+}
+
+export function blockAllSignals(): void {
+  sigprocmaskCall(SIG_BLOCK, fullSignalSet.address, null);
+}
+
+export function unblockAllSignals(): void {
+  sigprocmaskCall(SIG_SETMASK, emptySignalSet.address, null);
+}
+
+/** Back to the default action for every signal: a forked child inherits its parent's. */
+export function resetSignalHandlers(): void {
+  for (let signal = 1; signal <= signalNumberMax; signal++) signalCall(signal, SIG_DFL);
+}
+
+/** Ended children vanish by themselves: for a parent that never waits for them. */
+export function ignoreSignal(signal: number): void {
+  signalCall(signal, SIG_IGN);
+}
+
+/** A descriptor to read blocked signals from (signalfd(2)), all that can be caught; non-blocking. */
+export function openSignalFd(): number {
+  return signalfdCall(-1, fullSignalSet.address, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+/** Size of struct signalfd_siginfo; `ssi_signo` is its first 32 bits. */
+export const signalInfoBytes = 128;
+
+const pollSet = allocate(8 * 16);
+
+/**
+ * Blocks the whole process until one of the descriptors can be read or has hung up, and returns
+ * those, or none after `timeoutMs` (-1: never).
+ */
+export function waitReadable(fds: readonly number[], timeoutMs: number): number[] {
+  const POLLIN = 1;
+  fds.forEach((fd, index) => {
+    pollSet.bytes.writeInt32LE(fd, index * 8);
+    pollSet.bytes.writeInt16LE(POLLIN, index * 8 + 4);
+    pollSet.bytes.writeInt16LE(0, index * 8 + 6);
+  });
+  if (pollCall(pollSet.address, fds.length, timeoutMs) <= 0) return [];
+  return fds.filter((_fd, index) => pollSet.bytes.readInt16LE(index * 8 + 6) !== 0);
+}
