@@ -96,25 +96,23 @@ export function currentPid(): number {
   return getpidCall();
 }
 
-/** Gives up every capability, in every set, and the means to gain one. Cannot be undone. */
-export function dropCapabilities(): void {
+/**
+ * Becomes this user and group (real, effective, saved) without supplementary groups and without any
+ * capability in any set, nor the means to gain one. Cannot be undone.
+ */
+export function becomeUnprivileged(options: { uid: number; gid: number }): void {
+  setgroupsCall(0, null);
+  setresgidCall(options.gid, options.gid, options.gid);
+  // With NO_SETUID_FIXUP the capabilities outlive the change of user, so they go explicitly below.
   prctlCall(PR_SET_SECUREBITS, SECUREBITS, 0, 0, 0);
   // The bounding set must go while CAP_SETPCAP is still held.
-  for (let capability = 0; ; capability++) {
-    if (tryPrctl(PR_CAPBSET_READ, capability, 0, 0, 0) < 0) break;
+  for (let capability = 0; tryPrctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0; capability++)
     prctlCall(PR_CAPBSET_DROP, capability, 0, 0, 0);
-  }
   prctlCall(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+  setresuidCall(options.uid, options.uid, options.uid);
   const header = Buffer.alloc(8);
   header.writeUInt32LE(LINUX_CAPABILITY_VERSION_3, 0);
   capsetCall(header, Buffer.alloc(24));
-}
-
-/** Becomes this user and group, real, effective and saved, without supplementary groups. */
-export function becomeUser(options: { uid: number; gid: number }): void {
-  setgroupsCall(0, null);
-  setresgidCall(options.gid, options.gid, options.gid);
-  setresuidCall(options.uid, options.uid, options.uid);
 }
 
 export function setNoNewPrivileges(): void {

@@ -1,0 +1,53 @@
+/**
+ * Requests to a zygote: one JSON message each on a SOCK_SEQPACKET socket, descriptors beside it in
+ * the order that `fds` names. Every request gets one answer, in order.
+ */
+import type { Step } from '../base/channels.ts';
+
+/** What a descriptor sent along is for. `joinCgroup` may occur several times. */
+export type FdRole =
+  | 'control'
+  | 'invoke'
+  | 'stdout'
+  | 'userNamespace'
+  | 'networkNamespace'
+  | 'joinCgroup';
+
+export type ZygoteRequest =
+  | { type: 'fork'; id: number; fds: FdRole[]; container: ContainerIdentity }
+  | { type: 'userNamespace'; id: number; firstHostId: number; count: number }
+  | { type: 'networkNamespace'; id: number };
+
+export type ZygoteAnswer =
+  /** With the pidfd of PID 1 for a fork, or the namespace's descriptor. */
+  | { id: number; pid?: number; steps: Step[] }
+  | { id: number; error: string };
+
+/** What the processes of a container need to know of themselves before they are assigned. */
+export interface ContainerIdentity {
+  /** Unique on the host; also the host name until a function is assigned. */
+  id: string;
+  /** User and group of the function inside the container. */
+  uid: number;
+  gid: number;
+}
+
+/** Sent once, before any request: what the zygote hands down to every child. */
+export interface ZygoteSetup {
+  /** The seccomp program, base64. */
+  seccomp: string;
+  /** Bytes; for /tmp and /dev/shm each. */
+  tmpfsBytes: number;
+}
+
+/** Messages from PID 1 to the host: one JSON line each. */
+export type InitMessage =
+  /** Privileges are dropped, the loop runs. */
+  | { type: 'running' }
+  /** The function process ended; what it left is being cleared away. */
+  | { type: 'exited'; exitCode: number; signal?: number };
+
+/** One line from the host to PID 1: a signal to pass on to the function. */
+export interface InitCommand {
+  signal: number;
+}
