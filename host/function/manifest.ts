@@ -1,0 +1,179 @@
+/**
+ * `function.json`: what a developer says about a function. The schema describes everything the
+ * format has; what this version of the host cannot do yet is refused by name, never ignored.
+ */
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { HatchError, messageOf } from '../base/errors.ts';
+
+/** A manifest with every default filled in. Sizes in MiB, times in milliseconds, cpu in cores. */
+export type FunctionManifest = Omit<z.output<typeof manifestSchema>, '$schema'>;
+
+/** One mistake in a manifest; `path` as in JavaScript: `network.egress[0]`, empty for the whole. */
+export interface ManifestProblem {
+  path: string;
+  message: string;
+}
+
+export const manifestFileName = 'function.json';
+
+/**
+ * Reads `function.json` in a function's folder.
+ * @throws HatchError `deploy.invalid` when it is missing, no JSON, or not a valid manifest
+ */
+export async function readManifest(directory: string): Promise<FunctionManifest> {
+  const path = join(directory, manifestFileName);
+  let value: unknown;
+  try {
+    value = JSON.parse(await readFile(path, 'utf8'));
+  } catch (error) {
+    throw new HatchError('deploy.invalid', `Cannot read "${path}": ${messageOf(error)}`, {
+      cause: error,
+    });
+  }
+  return parseManifest(value);
+}
+
+/**
+ * Checks a manifest and fills in the defaults. Parsing its own result again changes nothing.
+ * @throws HatchError `deploy.invalid`; `details.problems` is a list of ManifestProblem
+ */
+export function parseManifest(value: unknown): FunctionManifest {
+  const parsed = manifestSchema.safeParse(value);
+  if (!parsed.success) throw invalid(parsed.error.issues.flatMap(problemsOf));
+  const { $schema: _, ...manifest } = parsed.data;
+  const problems = [...reservedNames(manifest), ...unsupported(manifest)];
+  if (problems.length > 0) throw invalid(problems);
+  return manifest;
+}
+
+/** The JSON Schema of `function.json` for editors; committed as `functions/function.schema.json`. */
+export function manifestJsonSchema(): Record<string, unknown> {
+  return { ...z.toJSONSchema(manifestSchema, { io: 'input' }), title: 'Hatchery function' };
+}
+
+export const functionNamePattern = /^[a-z0-9][a-z0-9-]{0,62}$/;
+
+const relativePath = z
+  .string()
+  .min(1)
+  .max(255)
+  .regex(/^(?!\/)(?!(?:.*\/)?\.\.(?:\/|$))[^\0\\]+$/, 'must be relative and stay in the folder');
+const variableName = z
+  .string()
+  .max(128)
+  .regex(/^[A-Za-z_][A-Za-z0-9_]*$/, 'must be letters, digits and _');
+const port =
+  '(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])';
+
+const manifestSchema = z.strictObject({
+  $schema: z.string().optional().describe('Where editors find the schema of this file'),
+  name: z
+    .string()
+    .regex(functionNamePattern, 'must be 1 to 63 of a-z, 0-9 and -, not starting with -')
+    .describe('Callable as the NATS subject hatch.fn.<name>'),
+  entry: relativePath
+    .regex(/\.[cm]?[jt]sx?$/, 'must be a TypeScript or JavaScript file')
+    .describe('The file that exports `handler`, relative to this folder'),
+  runtime: z.enum(['node24']).default('node24').describe('Base image the function runs in'),
+  files: z
+    .array(relativePath)
+    .max(64)
+    .default([])
+    .describe('Globs of further files to ship beside the bundle, from this folder or build.ts'),
+  memoryMb: int(16, 65_536, 128).describe('Memory of one instance in MiB; more ends it'),
+  cpu: z.number().min(0.01).max(256).default(1).describe('CPU quota of one instance in cores'),
+  cpuWeight: int(1, 10_000, 100).describe('Share of the CPU when instances compete'),
+  pidsMax: int(8, 32_768, 64).describe('Processes and threads of one instance, PID 1 included'),
+  timeoutMs: int(1, 900_000, 30_000).describe('Longest time a call may take'),
+  concurrency: int(1, 1000, 1).describe('Calls one instance serves at the same time'),
+  instancesMax: int(1, 10_000, 32).describe('Instances one host runs at the same time'),
+  parked: int(0, 1000, 0).describe('Parked containers to keep ready for this function'),
+  keepAliveMs: int(0, 86_400_000, 300_000).describe('How long an idle instance stays hot'),
+  reuse: z
+    .enum(['same-function', 'never'])
+    .default('same-function')
+    .describe('never: each call gets an instance of its own'),
+  storage: z.enum(['overlay', 'btrfs', 'zfs']).default('overlay').describe('Storage driver'),
+  network: z
+    .union([
+      z.literal('none'),
+      z.strictObject({
+        egress: z
+          .array(z.string().regex(new RegExp(`^${port}/(?:tcp|udp)$`), 'must be like 443/tcp'))
+          .max(64),
+      }),
+    ])
+    .default('none')
+    .describe('none: loopback only'),
+  env: z
+    .record(
+      variableName,
+      z
+        .string()
+        .max(32_768)
+        .regex(/^[^\0]*$/, 'must not contain NUL'),
+    )
+    .refine((env) => Object.keys(env).length <= 128, 'must have at most 128 entries')
+    .default({})
+    .describe('Environment variables'),
+  secrets: z.array(variableName).max(64).default([]).describe('Secrets, given as variables'),
+  layers: z.array(z.string().min(1).max(512)).max(64).default([]).describe('Further layers'),
+  triggers: z
+    .array(z.record(z.string(), z.unknown()))
+    .max(32)
+    .default([])
+    .describe('What calls the function besides its subject'),
+});
+
+function int(min: number, max: number, fallback: number): z.ZodDefault<z.ZodInt> {
+  return z.int().min(min).max(max).default(fallback);
+}
+
+/** Our own variables would silently win over the developer's. */
+function reservedNames({ env }: FunctionManifest): ManifestProblem[] {
+  return Object.keys(env)
+    .filter((name) => name.startsWith('HATCH_'))
+    .map((name) => ({ path: `env.${name}`, message: 'names with HATCH_ are reserved' }));
+}
+
+function unsupported(manifest: FunctionManifest): ManifestProblem[] {
+  const found: [path: string, wanted: string | undefined][] = [
+    ['storage', manifest.storage === 'overlay' ? undefined : `driver "${manifest.storage}"`],
+    ['network', manifest.network === 'none' ? undefined : 'a network other than "none"'],
+    ['secrets', manifest.secrets.length === 0 ? undefined : 'a list that is not empty'],
+    ['layers', manifest.layers.length === 0 ? undefined : 'a list that is not empty'],
+    ['triggers', manifest.triggers.length === 0 ? undefined : 'a list that is not empty'],
+  ];
+  return found.flatMap(([path, wanted]) =>
+    wanted === undefined ? [] : [{ path, message: `${wanted} is not supported by this version` }],
+  );
+}
+
+function problemsOf(issue: z.core.$ZodIssue): ManifestProblem[] {
+  if (issue.code === 'unrecognized_keys') {
+    return issue.keys.map((key) => ({
+      path: pathText([...issue.path, key]),
+      message: 'is not a field of function.json',
+    }));
+  }
+  if (issue.code === 'invalid_key') {
+    return issue.issues.map(({ message }) => ({ path: pathText(issue.path), message }));
+  }
+  return [{ path: pathText(issue.path), message: issue.message }];
+}
+
+function pathText(path: readonly PropertyKey[]): string {
+  return path
+    .map((part) => (typeof part === 'number' ? `[${part}]` : `.${String(part)}`))
+    .join('')
+    .replace(/^\./, '');
+}
+
+function invalid(problems: ManifestProblem[]): HatchError {
+  const text = problems.map(({ path, message }) => (path === '' ? message : `${path}: ${message}`));
+  return new HatchError('deploy.invalid', `Cannot accept ${manifestFileName}: ${text.join('; ')}`, {
+    details: { problems },
+  });
+}
