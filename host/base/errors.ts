@@ -29,6 +29,7 @@ export const errorCodes = {
   'host.config_invalid': { status: 500, fault: 'user' },
   'host.nats_unavailable': { status: 503, fault: 'host' },
   'host.start_failed': { status: 503, fault: 'host' },
+  'host.cleanup_failed': { status: 500, fault: 'host' },
   'image.not_found': { status: 404, fault: 'user' },
   'image.invalid': { status: 422, fault: 'user' },
   'image.cache_full': { status: 507, fault: 'host' },
