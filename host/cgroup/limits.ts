@@ -1,0 +1,76 @@
+/** Limits of a group, and the arithmetic between the scales of cgroup v1 and v2. Pure. */
+import { HatchError } from '../base/errors.ts';
+
+export interface CgroupLimits {
+  /** Memory with page cache and tmpfs, without any swap on top. */
+  memoryBytes: number;
+  /** Cores of CPU time per second, such as 0.5; undefined means no quota. */
+  cpuCores?: number | undefined;
+  /** Share under contention on the v2 scale, 1..10000; 100 when left out. */
+  cpuWeight?: number | undefined;
+  /** Tasks: processes and their threads. */
+  pidsMax: number;
+}
+
+/** The kernel's default, on the v2 scale. */
+export const defaultCpuWeight = 100;
+/** The kernel's default period, which we never change. */
+export const cpuPeriodUs = 100_000;
+
+const memoryBytesMin = 1024 * 1024;
+/** The kernel refuses quotas below a millisecond. */
+const cpuCoresMin = 1000 / cpuPeriodUs;
+const cpuCoresMax = 1_000_000;
+const cpuWeightMax = 10_000;
+const sharesMin = 2;
+const sharesMax = 262_144;
+/** PID_MAX_LIMIT of the kernel. */
+const pidsMaxMax = 4_194_304;
+
+/** Throws `host.config_invalid` with the first limit that no kernel would take. */
+export function checkLimits(limits: CgroupLimits): void {
+  const { memoryBytes, cpuCores, cpuWeight, pidsMax } = limits;
+  refuseUnless('memoryBytes', memoryBytes, isWhole(memoryBytes, memoryBytesMin));
+  refuseUnless('pidsMax', pidsMax, isWhole(pidsMax, 1, pidsMaxMax));
+  if (cpuCores !== undefined)
+    refuseUnless('cpuCores', cpuCores, cpuCores >= cpuCoresMin && cpuCores <= cpuCoresMax);
+  if (cpuWeight !== undefined)
+    refuseUnless('cpuWeight', cpuWeight, isWhole(cpuWeight, 1, cpuWeightMax));
+}
+
+/** CPU time per period in microseconds. */
+export function quotaUsOf(cpuCores: number): number {
+  return Math.round(cpuCores * cpuPeriodUs);
+}
+
+/**
+ * v1 shares (2..262144) as v2 weight (1..10000). The curve goes through the three points where both
+ * scales agree: the smallest values, the defaults (1024 and 100), and the largest.
+ */
+export function weightOfShares(shares: number): number {
+  if (shares <= sharesMin) return 1;
+  if (shares >= sharesMax) return cpuWeightMax;
+  const log = Math.log2(shares);
+  return Math.ceil(10 ** ((log * log + 125 * log) / 612 - 7 / 34));
+}
+
+/** The inverse: the largest shares that `weightOfShares` turns into this weight. */
+export function sharesOfWeight(weight: number): number {
+  if (weight <= 1) return sharesMin;
+  if (weight >= cpuWeightMax) return sharesMax;
+  const constant = 612 * (Math.log10(weight) + 7 / 34);
+  const log = (Math.sqrt(125 * 125 + 4 * constant) - 125) / 2;
+  // Rounding errors must not turn an exact 1024 into 1023.
+  return Math.floor(2 ** log + 1e-6);
+}
+
+function isWhole(value: number, min: number, max = Number.MAX_SAFE_INTEGER): boolean {
+  return Number.isSafeInteger(value) && value >= min && value <= max;
+}
+
+function refuseUnless(name: keyof CgroupLimits, value: number, valid: boolean): void {
+  if (valid) return;
+  throw new HatchError('host.config_invalid', `Cannot limit a cgroup: ${name} is ${value}`, {
+    details: { limit: name, value },
+  });
+}
