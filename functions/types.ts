@@ -1,0 +1,27 @@
+/** What a handler is given and may return; import the types of it with `import type`. */
+
+export interface HandlerContext {
+  readonly requestId: string;
+  /** The same as `requestId`, for code written for AWS Lambda. */
+  readonly awsRequestId: string;
+  readonly functionName: string;
+  readonly functionVersion: string;
+  readonly memoryLimitInMB: number;
+  getRemainingTimeInMillis(): number;
+  /** Aborts when the time of the call is over; a little later the instance is killed. */
+  readonly signal: AbortSignal;
+  /** The NATS subject of the call. */
+  readonly subject: string;
+  readonly headers: Readonly<Record<string, string>>;
+  /** 1 for the first delivery of a message. */
+  readonly attempt: number;
+}
+
+/**
+ * JSON payloads arrive parsed, others as Uint8Array, an empty payload as undefined. Results go
+ * back in the same way.
+ */
+export type Handler<Event = unknown, Result = unknown> = (
+  event: Event,
+  context: HandlerContext,
+) => Result | Promise<Result>;

@@ -1,0 +1,147 @@
+import assert from 'node:assert/strict';
+import { mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { HatchError } from '../../../host/base/errors.ts';
+import {
+  manifestJsonSchema,
+  parseManifest,
+  readManifest,
+} from '../../../host/function/manifest.ts';
+
+const functionsDirectory = join(import.meta.dirname, '../../../functions');
+const smallest = { name: 'hello', entry: 'handler.ts' };
+
+test('a manifest of name and entry gets every default', () => {
+  assert.deepEqual(parseManifest(smallest), {
+    ...smallest,
+    runtime: 'node24',
+    files: [],
+    memoryMb: 128,
+    cpu: 1,
+    cpuWeight: 100,
+    pidsMax: 64,
+    timeoutMs: 30_000,
+    concurrency: 1,
+    instancesMax: 32,
+    parked: 0,
+    keepAliveMs: 300_000,
+    reuse: 'same-function',
+    storage: 'overlay',
+    network: 'none',
+    env: {},
+    secrets: [],
+    layers: [],
+    triggers: [],
+  });
+});
+
+test('parsing a parsed manifest changes nothing', () => {
+  const manifest = parseManifest({
+    ...smallest,
+    cpu: 0.5,
+    env: { LEVEL: 'debug' },
+    reuse: 'never',
+  });
+  assert.deepEqual(parseManifest(structuredClone(manifest)), manifest);
+});
+
+test('mistakes are refused with the path of each', () => {
+  const cases: [change: Record<string, unknown>, path: string][] = [
+    [{ name: 'Hello' }, 'name'],
+    [{ name: '-a' }, 'name'],
+    [{ name: 'a'.repeat(64) }, 'name'],
+    [{ name: 'a.b' }, 'name'],
+    [{ entry: '../handler.ts' }, 'entry'],
+    [{ entry: 'src/../../handler.ts' }, 'entry'],
+    [{ entry: '/etc/passwd.ts' }, 'entry'],
+    [{ entry: 'handler.py' }, 'entry'],
+    [{ memoryMb: 15 }, 'memoryMb'],
+    [{ memoryMb: '128' }, 'memoryMb'],
+    [{ cpu: 0 }, 'cpu'],
+    [{ cpu: Infinity }, 'cpu'],
+    [{ pidsMax: 1.5 }, 'pidsMax'],
+    [{ timeoutMs: 900_001 }, 'timeoutMs'],
+    [{ concurrency: 0 }, 'concurrency'],
+    [{ instancesMax: 0 }, 'instancesMax'],
+    [{ keepAliveMs: -1 }, 'keepAliveMs'],
+    [{ runtime: 'node12' }, 'runtime'],
+    [{ reuse: 'always' }, 'reuse'],
+    [{ env: { '1X': 'a' } }, 'env.1X'],
+    [{ env: { X: 1 } }, 'env.X'],
+    [{ env: { X: 'a\0b' } }, 'env.X'],
+    [{ env: { HATCH_TOKEN: 'a' } }, 'env.HATCH_TOKEN'],
+    [{ files: ['ok', '../secret'] }, 'files[1]'],
+    [{ network: { egress: ['443/tcp', '65536/tcp'] } }, 'network'],
+    [{ memoryMB: 128 }, 'memoryMB'],
+  ];
+  for (const [change, path] of cases) {
+    const error = refusal({ ...smallest, ...change });
+    const problems = error.details['problems'];
+    assert.ok(Array.isArray(problems));
+    assert.ok(
+      problems.some((problem: { path: string }) => problem.path.startsWith(path)),
+      `${JSON.stringify(change)}: ${error.message}`,
+    );
+    assert.match(error.message, new RegExp(path.replace(/[[\]]/g, '\\$&')));
+  }
+});
+
+test('all mistakes are reported at once', () => {
+  const { message } = refusal({ name: 'X', entry: 'a.ts', cpu: -1, speed: 'fast' });
+  assert.match(message, /name: .*cpu: .*speed: is not a field/);
+});
+
+test('what is not built yet is refused, not ignored', () => {
+  const wishes: Record<string, unknown>[] = [
+    { storage: 'zfs' },
+    { storage: 'btrfs' },
+    { network: { egress: ['443/tcp'] } },
+    { secrets: ['TOKEN'] },
+    { layers: ['sha256:0'] },
+    { triggers: [{ cron: '* * * * *' }] },
+  ];
+  for (const wish of wishes) {
+    assert.match(refusal({ ...smallest, ...wish }).message, /is not supported by this version$/);
+  }
+});
+
+test('a manifest that cannot be read names its file', async (context) => {
+  const directory = await mkdtemp(join(tmpdir(), 'hatch-manifest-'));
+  context.after(() => rm(directory, { recursive: true }));
+  const file = join(directory, 'function.json');
+  const failure = { code: 'deploy.invalid', message: new RegExp(`^Cannot read "${file}": `) };
+  await assert.rejects(readManifest(directory), failure);
+  await writeFile(file, '{ "name": ');
+  await assert.rejects(readManifest(directory), failure);
+});
+
+test('the JSON Schema for editors is up to date', async () => {
+  const committed = await readFile(join(functionsDirectory, 'function.schema.json'), 'utf8');
+  assert.deepEqual(
+    JSON.parse(committed),
+    JSON.parse(JSON.stringify(manifestJsonSchema())),
+    'write JSON.stringify(manifestJsonSchema(), null, 2) to functions/function.schema.json',
+  );
+});
+
+test('the manifests of all examples are valid', async () => {
+  const entries = await readdir(functionsDirectory, { withFileTypes: true });
+  const names = entries.filter((entry) => entry.isDirectory()).map(({ name }) => name);
+  assert.ok(names.length >= 4);
+  for (const name of names) {
+    assert.equal((await readManifest(join(functionsDirectory, name))).name, name);
+  }
+});
+
+function refusal(value: unknown): HatchError {
+  try {
+    parseManifest(value);
+  } catch (error) {
+    assert.ok(error instanceof HatchError);
+    assert.equal(error.code, 'deploy.invalid');
+    return error;
+  }
+  assert.fail(`accepted ${JSON.stringify(value)}`);
+}
