@@ -29,6 +29,7 @@ const pidfdOpenCall = numberedSyscall<[number, number]>(
 );
 const uvDefaultLoop = libraryFunction<[], bigint>(null, 'void *uv_default_loop()');
 const uvLoopFork = libraryFunction<[bigint]>(null, 'int uv_loop_fork(void *loop)');
+const uvBackendFd = libraryFunction<[bigint]>(null, 'int uv_backend_fd(void *loop)');
 const randPoll = libraryFunction<[]>(null, 'int RAND_poll()');
 
 /** Returns 0 in the child. Call it from straight-line code, never with work in flight. */
@@ -67,6 +68,11 @@ export function makeForkable(): void {
 export function adoptEventLoop(): void {
   const result = uvLoopFork(uvDefaultLoop());
   if (result !== 0) throw new Error(`uv_loop_fork failed: ${result}`);
+}
+
+/** libuv's own descriptor (epoll) of the default loop. */
+export function defaultLoopFd(): number {
+  return uvBackendFd(uvDefaultLoop());
 }
 
 /**

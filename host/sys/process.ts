@@ -32,8 +32,6 @@ export const resource = {
   messageQueueBytes: 12,
 } as const;
 
-export const signalNumberMax = 64;
-
 const prctlCall = syscall<[number, number, number, number, number]>(
   'int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)',
   (option, a) => `option ${option} argument ${a}`,
@@ -71,6 +69,7 @@ const dup2Call = syscall<[number, number]>('int dup2(int from, int to)');
 const fcntlCall = syscall<[number, number, number]>(
   'int fcntl(int fd, int command, long argument)',
 );
+const fchdirCall = syscall<[number]>('int fchdir(int fd)');
 const setsidCall = trySyscall<[]>('int setsid()');
 const umaskCall = syscall<[number]>('int umask(int mask)');
 const killCall = trySyscall<[number, number]>('int kill(int pid, int signal)');
@@ -158,6 +157,11 @@ export function duplicateAbove(fd: number, least: number): number {
   return fcntlCall(fd, F_DUPFD_CLOEXEC, least);
 }
 
+/** Makes the directory behind a descriptor the current one. */
+export function changeDirectoryTo(directoryFd: number): void {
+  fchdirCall(directoryFd);
+}
+
 /** Leaves the controlling terminal and the process group. Fails silently for a group's leader. */
 export function becomeSessionLeader(): void {
   setsidCall();
@@ -180,9 +184,9 @@ export function unblockAllSignals(): void {
   sigprocmaskCall(SIG_SETMASK, emptySignalSet.address, null);
 }
 
-/** Back to the default action for every signal: a forked child inherits its parent's. */
-export function resetSignalHandlers(): void {
-  for (let signal = 1; signal <= signalNumberMax; signal++) signalCall(signal, SIG_DFL);
+/** Back to the default action: a forked child inherits what its parent ignores. */
+export function restoreSignal(signal: number): void {
+  signalCall(signal, SIG_DFL);
 }
 
 /** Ended children vanish by themselves: for a parent that never waits for them. */

@@ -1,0 +1,60 @@
+/** The second argument of a handler. */
+import type { CallMetadata, Specialisation } from '../host/protocol/invoke.ts';
+
+export class CallContext {
+  readonly requestId: string;
+  /** The same, under AWS Lambda's name. */
+  readonly awsRequestId: string;
+  readonly functionName: string;
+  readonly functionVersion: string;
+  readonly memoryLimitInMB: number;
+  readonly subject: string;
+  readonly headers: Readonly<Record<string, readonly string[]>>;
+  /** 1 for the first delivery. */
+  readonly attempt: number;
+  readonly #deadlineMs: number;
+  // Made when first asked for: most handlers never look at it.
+  #controller: AbortController | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  #aborted = false;
+
+  constructor(specialisation: Specialisation, metadata: CallMetadata) {
+    this.requestId = metadata.requestId;
+    this.awsRequestId = metadata.requestId;
+    this.functionName = specialisation.functionName;
+    this.functionVersion = specialisation.functionVersion;
+    this.memoryLimitInMB = specialisation.memoryMb;
+    this.subject = metadata.subject;
+    this.headers = metadata.headers ?? {};
+    this.attempt = metadata.attempt;
+    this.#deadlineMs = performance.now() + metadata.timeoutMs;
+  }
+
+  getRemainingTimeInMillis(): number {
+    return Math.max(0, Math.round(this.#deadlineMs - performance.now()));
+  }
+
+  /** Aborted when the call's time is up or its caller has gone. */
+  get signal(): AbortSignal {
+    if (this.#controller === undefined) {
+      this.#controller = new AbortController();
+      if (this.#aborted) this.abort();
+      else {
+        const remainingMs = Math.max(0, this.#deadlineMs - performance.now());
+        this.#timer = setTimeout(() => this.abort(), remainingMs);
+      }
+    }
+    return this.#controller.signal;
+  }
+
+  abort(): void {
+    this.#aborted = true;
+    const reason = new DOMException('The call ran out of time', 'TimeoutError');
+    this.#controller?.abort(reason);
+  }
+
+  /** The call has ended: its timer goes with it. */
+  end(): void {
+    clearTimeout(this.#timer);
+  }
+}

@@ -1,0 +1,107 @@
+/**
+ * PID 1: passes signals on to the function process, reaps every orphan, ends with the function, and
+ * takes the container down when the host goes away. It blocks in poll(2), outside any event loop,
+ * so an idle container costs no timer and no wake-up.
+ */
+import { readSync, writeSync } from 'node:fs';
+import type { InitCommand, InitMessage } from '../host/protocol/zygote.ts';
+import { exitNow, reapChild } from '../host/sys/fork.ts';
+import { isErrno } from '../host/sys/errors.ts';
+import {
+  closeAllBut,
+  openSignalFd,
+  sendSignal,
+  signalInfoBytes,
+  waitReadable,
+} from '../host/sys/process.ts';
+import { fdFor, type ContainerStart } from './container.ts';
+import { dropPrivileges } from './privileges.ts';
+
+const SIGKILL = 9;
+const SIGTERM = 15;
+const SIGCHLD = 17;
+/** What the function left running gets this long to end by itself. */
+const graceMs = 100;
+/** The function process is PID 1's first child. */
+const functionPid = 2;
+
+/** Never returns. */
+export function runInit({ setup, identity, fds }: ContainerStart): never {
+  const control = fdFor(fds, 'control');
+  const userNamespace = fdFor(fds, 'userNamespace');
+  closeAllBut([control, userNamespace]);
+  const signals = openSignalFd();
+  dropPrivileges({ userNamespace, identity, seccomp: Buffer.from(setup.seccomp, 'base64') });
+  tell(control, { type: 'running' });
+  for (;;) {
+    const readable = waitReadable([signals, control], -1);
+    if (readable.includes(signals)) for (const signal of takeSignals(signals)) onSignal(signal);
+    if (readable.includes(control)) onControl(control);
+  }
+
+  function onSignal(signal: number): void {
+    if (signal === SIGCHLD) reapAll(control);
+    else sendSignal(functionPid, signal);
+  }
+}
+
+/** A signal coalesces: one SIGCHLD may stand for any number of ended children. */
+function reapAll(control: number): void {
+  for (let ended = reapChild(); ended !== undefined; ended = reapChild()) {
+    if (ended.pid !== functionPid) continue;
+    const { exitCode, signal } = ended;
+    tell(control, { type: 'exited', exitCode, ...(signal === undefined ? {} : { signal }) });
+    endRest();
+    exitNow(exitCode);
+  }
+}
+
+function endRest(): void {
+  if (!sendSignal(-1, SIGTERM)) return;
+  for (let waitedMs = 0; waitedMs < graceMs; waitedMs += 5) {
+    while (reapChild() !== undefined);
+    // Signal 0 asks whether anyone is left.
+    if (!sendSignal(-1, 0)) return;
+    waitReadable([], 5);
+  }
+  sendSignal(-1, SIGKILL);
+}
+
+let commandText = '';
+
+function onControl(control: number): void {
+  const chunk = Buffer.alloc(4096);
+  let size = 0;
+  try {
+    size = readSync(control, chunk);
+  } catch (error) {
+    if (isErrno(error, 'EAGAIN', 'EINTR')) return;
+  }
+  // The host closed its end, or died: nothing may run on that nobody can stop.
+  if (size === 0) {
+    sendSignal(-1, SIGKILL);
+    exitNow(128 + SIGKILL);
+  }
+  commandText += chunk.toString('utf8', 0, size);
+  const lines = commandText.split('\n');
+  commandText = lines.pop() ?? '';
+  for (const line of lines) sendSignal(functionPid, (JSON.parse(line) as InitCommand).signal);
+}
+
+function takeSignals(fd: number): number[] {
+  const buffer = Buffer.alloc(signalInfoBytes * 16);
+  const size = readSync(fd, buffer);
+  const signals: number[] = [];
+  for (let offset = 0; offset < size; offset += signalInfoBytes)
+    signals.push(buffer.readUInt32LE(offset));
+  return signals;
+}
+
+function tell(control: number, message: InitMessage): void {
+  try {
+    writeSync(control, `${JSON.stringify(message)}\n`);
+  } catch (error) {
+    // A host that is gone needs no message; the next poll ends the container.
+    if (!isErrno(error, 'EPIPE', 'ECONNRESET')) throw error;
+  }
+}

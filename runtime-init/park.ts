@@ -1,0 +1,175 @@
+/**
+ * The function process before it has a function: everything that needs no function is done, then it
+ * blocks until the host sends one, with a root to live in.
+ */
+import { closeSync, constants, openSync, writeSync } from 'node:fs';
+import { nowNs } from '../host/base/clock.ts';
+import { messageOf } from '../host/base/errors.ts';
+import type { Step } from '../host/base/channels.ts';
+import { encodeJsonFrame, FrameReader, frameType } from '../host/protocol/frame.ts';
+import { decodeJson, type Specialisation } from '../host/protocol/invoke.ts';
+import { adoptEventLoop, exitNow, renewRandomness } from '../host/sys/fork.ts';
+import { O_PATH, openBelow, resolve } from '../host/sys/file.ts';
+import {
+  attachMount,
+  attachMountOn,
+  cloneMount,
+  createMount,
+  detachMount,
+  mountAttribute,
+  pivotRootHere,
+} from '../host/sys/mount.ts';
+import { setHostname } from '../host/sys/namespace.ts';
+import {
+  changeDirectoryTo,
+  closeAllBut,
+  currentPid,
+  duplicateTo,
+  restoreSignal,
+  resource,
+  setResourceLimit,
+  unblockAllSignals,
+} from '../host/sys/process.ts';
+import { receiveMessage } from '../host/sys/socket.ts';
+import { fdFor, type ContainerStart } from './container.ts';
+import { dropPrivileges, verifyDropped } from './privileges.ts';
+import { loadAndServe } from './serve.ts';
+
+/** Where the zygote's root has an empty directory to build a container's root on. */
+const buildDirectory = '/mnt';
+const { noSuid, noDev, noExec } = mountAttribute;
+const SIGCHLD = 17;
+
+/** Mounts that every container gets, by the directory they belong on. Made while it is parked. */
+type Mounts = [directory: string, mountFd: number][];
+
+/** Returns when the function is loaded, into the event loop that then serves its calls. */
+export function park(container: ContainerStart, parkSteps: Step[]): void {
+  const { setup, fds, loopFds } = container;
+  const invoke = fdFor(fds, 'invoke');
+  const userNamespace = fdFor(fds, 'userNamespace');
+  const start = nowNs();
+  closeAllBut([invoke, userNamespace, ...loopFds]);
+  adoptEventLoop();
+  renewRandomness();
+  const mounts = makeMounts(setup.tmpfsBytes);
+  const seccomp = Buffer.from(setup.seccomp, 'base64');
+  const steps = [...parkSteps, { name: 'renew', startNs: start, endNs: nowNs() }];
+  writeSync(invoke, encodeJsonFrame(frameType.parked, 0, { steps }));
+
+  const assigned = waitForFunction(invoke);
+  if (assigned === undefined) exitNow(0);
+  const { specialisation, rootFd } = assigned;
+  try {
+    specialise({ container, specialisation, rootFd, mounts, userNamespace, seccomp, invoke });
+  } catch (error) {
+    const failed = { code: 'host.start_failed', message: messageOf(error) };
+    writeSync(invoke, encodeJsonFrame(frameType.failed, 0, failed));
+    exitNow(1);
+  }
+}
+
+function makeMounts(tmpfsBytes: number): Mounts {
+  const tmpfs = (mode: string): number =>
+    createMount({
+      type: 'tmpfs',
+      options: [
+        { key: 'size', value: String(tmpfsBytes) },
+        { key: 'mode', value: mode },
+      ],
+      attributes: noSuid | noDev,
+    });
+  return [
+    ['proc', createMount({ type: 'proc', options: [], attributes: noSuid | noDev | noExec })],
+    // One read-only tmpfs with the few nodes is shared by all containers: it is the zygote's.
+    ['dev', cloneMount({ path: '/dev', recursive: false })],
+    ['dev/shm', tmpfs('1777')],
+    ['tmp', tmpfs('1777')],
+  ];
+}
+
+/** Undefined when the host closed the socket instead. */
+function waitForFunction(
+  invoke: number,
+): { specialisation: Specialisation; rootFd: number } | undefined {
+  const reader = new FrameReader();
+  let specialisation: Specialisation | undefined;
+  let rootFd: number | undefined;
+  while (specialisation === undefined) {
+    const message = receiveMessage(invoke);
+    if (message === undefined) return undefined;
+    rootFd ??= message.fds[0];
+    reader.push(message.bytes, (frame) => {
+      if (frame.type === frameType.specialise) specialisation = decodeJson(frame);
+    });
+  }
+  if (rootFd === undefined) throw new Error('The host sent a function without a root');
+  return { specialisation, rootFd };
+}
+
+interface Assignment {
+  container: ContainerStart;
+  specialisation: Specialisation;
+  rootFd: number;
+  mounts: Mounts;
+  userNamespace: number;
+  seccomp: Buffer;
+  invoke: number;
+}
+
+function specialise(assignment: Assignment): void {
+  const { container, specialisation, seccomp, userNamespace, invoke } = assignment;
+  const { identity } = container;
+  const started = nowNs();
+  enterRoot(assignment.rootFd, assignment.mounts);
+  setHostname(specialisation.hostname);
+  const rooted = nowNs();
+  takeIdentity(specialisation);
+  dropPrivileges({ userNamespace, identity, seccomp });
+  verifyDropped();
+  // The zygote ignores it; Node.js sets handlers of its own for the others that matter.
+  restoreSignal(SIGCHLD);
+  unblockAllSignals();
+  const dropped = nowNs();
+  loadAndServe({
+    specialisation,
+    socketFd: invoke,
+    steps: [
+      { name: 'rootfs', startNs: started, endNs: rooted },
+      { name: 'drop', startNs: rooted, endNs: dropped },
+    ],
+  });
+}
+
+/** All by descriptor: an image may have a symbolic link where a mount belongs. */
+function enterRoot(rootFd: number, mounts: Mounts): void {
+  attachMount(rootFd, buildDirectory);
+  for (const [directory, mountFd] of mounts) {
+    const target = openBelow(rootFd, directory, {
+      flags: O_PATH | constants.O_DIRECTORY | constants.O_NOFOLLOW,
+      resolve: resolve.beneath | resolve.noSymlinks | resolve.noMagicLinks,
+    });
+    attachMountOn(mountFd, target);
+    closeSync(target);
+    closeSync(mountFd);
+  }
+  changeDirectoryTo(rootFd);
+  closeSync(rootFd);
+  pivotRootHere();
+  // The old root now lies over the new one: take it off, and what else was there.
+  detachMount('.');
+  process.chdir('/');
+}
+
+function takeIdentity(specialisation: Specialisation): void {
+  // Standard input is the container's own null device, not one on a mount of the zygote.
+  const nothing = openSync('/dev/null', 'r');
+  duplicateTo(nothing, 0);
+  closeSync(nothing);
+  setResourceLimit(resource.openFiles, specialisation.openFilesMax);
+  setResourceLimit(resource.core, 0);
+  for (const key of Object.keys(process.env)) delete process.env[key];
+  Object.assign(process.env, specialisation.env);
+  Object.defineProperty(process, 'pid', { value: currentPid(), enumerable: true });
+  process.chdir('/function');
+}

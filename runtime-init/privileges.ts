@@ -1,0 +1,36 @@
+/** The last steps before foreign code: the user namespace, no rights, the seccomp filter. */
+import { closeSync, readFileSync } from 'node:fs';
+import type { ContainerIdentity } from '../host/protocol/zygote.ts';
+import { joinNamespace, namespaceFlag } from '../host/sys/namespace.ts';
+import { becomeUnprivileged, setDumpable, setNoNewPrivileges } from '../host/sys/process.ts';
+import { loadSeccompFilter } from '../host/sys/seccomp-filter.ts';
+
+export interface Drop {
+  /** Closed once it is joined. */
+  userNamespace: number;
+  identity: ContainerIdentity;
+  /** The program as the kernel takes it. */
+  seccomp: Buffer;
+}
+
+/**
+ * The user namespace comes last, so that all others belong to the host: not even a capable process
+ * could mount, rename the host or touch the network. Cannot be undone.
+ */
+export function dropPrivileges({ userNamespace, identity, seccomp }: Drop): void {
+  joinNamespace(userNamespace, namespaceFlag.user);
+  closeSync(userNamespace);
+  becomeUnprivileged({ uid: identity.uid, gid: identity.gid });
+  setDumpable(false);
+  setNoNewPrivileges();
+  loadSeccompFilter(seccomp);
+}
+
+/** Reads back what `dropPrivileges` did and throws when anything is left. Needs a /proc. */
+export function verifyDropped(): void {
+  const status = readFileSync('/proc/self/status', 'latin1');
+  for (const set of ['CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb'])
+    if (!status.includes(`${set}:\t0000000000000000\n`)) throw new Error(`${set} is not empty`);
+  if (!status.includes('NoNewPrivs:\t1\n')) throw new Error('no_new_privs is not set');
+  if (!status.includes('Seccomp:\t2\n')) throw new Error('No seccomp filter is in force');
+}
