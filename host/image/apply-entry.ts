@@ -22,7 +22,7 @@ import {
   makeHardLinkAt,
   makeSymlinkAt,
   makeWhiteoutAt,
-  openBelow,
+  openAt,
   resolve,
   setAttribute,
 } from '../sys/file.ts';
@@ -179,7 +179,7 @@ async function makeFile(
   content: AsyncIterable<Uint8Array>,
 ): Promise<void> {
   const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants;
-  const fd = openBelow(parent.fd, header.components.at(-1) ?? '', {
+  const fd = openAt(parent.fd, header.components.at(-1) ?? '', {
     flags: O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW,
     mode: 0o600,
     resolve: resolve.beneath | resolve.noSymlinks | resolve.noMagicLinks,

@@ -11,7 +11,7 @@ import {
   changeModeAt,
   changeOwnerAt,
   makeDirectoryAt,
-  openBelow,
+  openAt,
   removeAt,
   resolve,
   setAttribute,
@@ -44,7 +44,7 @@ export class LayerDirectory {
   constructor(root: string, lowers: readonly string[]) {
     this.root = root;
     const open = (path: string) =>
-      openBelow(-100, path, { flags: constants.O_DIRECTORY, resolve: resolve.noMagicLinks });
+      openAt(-100, path, { flags: constants.O_DIRECTORY, resolve: resolve.noMagicLinks });
     this.#rootFd = open(root);
     this.#lowerFds = lowers.map(open);
   }
@@ -185,7 +185,7 @@ export class LayerDirectory {
 
   #open(components: readonly string[], flags: number): number {
     const path = components.length === 0 ? '.' : components.join('/');
-    return openBelow(this.#rootFd, path, { flags, resolve: strictly });
+    return openAt(this.#rootFd, path, { flags, resolve: strictly });
   }
 
   #forget(): void {
@@ -226,7 +226,7 @@ function lookAt(path: string): Stats | undefined {
 /** Undefined also when the way leads over a symlink: that name is hidden by an upper layer. */
 function openInside(rootFd: number, path: string): number | undefined {
   try {
-    return openBelow(rootFd, path, { flags: O_PATH | constants.O_NOFOLLOW, resolve: strictly });
+    return openAt(rootFd, path, { flags: O_PATH | constants.O_NOFOLLOW, resolve: strictly });
   } catch (error) {
     if (isErrno(error, ...hiddenErrors)) return undefined;
     throw error;

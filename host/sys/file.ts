@@ -88,7 +88,7 @@ const llistxattr = trySyscall<[string, Uint8Array, number]>(
 );
 
 /** Opens `path` below a directory's descriptor, walking it under restrictions. Close-on-exec. */
-export function openBelow(directoryFd: number, path: string, how: OpenHow): number {
+export function openAt(directoryFd: number, path: string, how: OpenHow): number {
   const bytes = encodeOpenHow(how);
   return openat2(directoryFd, path, bytes, bytes.length);
 }
