@@ -1,0 +1,288 @@
+/**
+ * What every cgroup driver promises, on real groups and real processes. `cgroupLifecycleSuite`
+ * needs no controller, so it also runs on the cgroup2 tree of a hybrid machine.
+ */
+import assert from 'node:assert/strict';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
+import process from 'node:process';
+import { after, before, describe, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Cgroup, CgroupDriver, CgroupLimits } from '../../host/cgroup/cgroup.ts';
+import { HatchError } from '../../host/base/errors.ts';
+
+const mib = 1024 * 1024;
+const roomy: CgroupLimits = { memoryBytes: 256 * mib, pidsMax: 256 };
+
+/** `open` is called several times with the same parent, as by a host that starts again. */
+export function cgroupDriverSuite(name: string, open: () => CgroupDriver): void {
+  cgroupLifecycleSuite(name, open);
+  cgroupLimitsSuite(name, open);
+}
+
+export function cgroupLifecycleSuite(name: string, open: () => CgroupDriver): void {
+  describe(`${name}: life of a group`, () => {
+    let driver: CgroupDriver;
+    before(() => (driver = open()));
+    after(() => driver.close());
+
+    test('a process enters by itself, through the descriptors', async () => {
+      const group = driver.create('enter', roomy);
+      assert.deepEqual(group.pids(), []);
+      const child = await runInside(group, 'exec sleep 60');
+      assert.deepEqual(group.pids(), [child.pid]);
+      group.kill();
+      assert.equal(await signalOf(child), 'SIGKILL');
+      assert.equal(await group.remove(), true);
+    });
+
+    test('kill ends everything, children that left their session too', async () => {
+      const group = driver.create('kill', roomy);
+      const child = await runInside(group, 'setsid sleep 60 & (sleep 60 & sleep 60) & wait');
+      await waitFor(() => group.pids().length >= 4);
+      group.kill();
+      await signalOf(child);
+      await waitFor(() => group.pids().length === 0);
+      group.kill();
+      await group.remove();
+    });
+
+    test('freeze stops the use of CPU, thaw resumes it', async () => {
+      const group = driver.create('freeze', roomy);
+      const child = await runInside(group, 'while :; do :; done');
+      await group.freeze();
+      await group.freeze();
+      const frozenTicks = cpuTicksOf(child);
+      await delay(150);
+      assert.equal(cpuTicksOf(child), frozenTicks);
+      group.thaw();
+      group.thaw();
+      await waitFor(() => cpuTicksOf(child) > frozenTicks + 2);
+      group.kill();
+      await signalOf(child);
+      await group.remove();
+    });
+
+    test('a frozen group dies when it is killed', async () => {
+      const group = driver.create('frozen', roomy);
+      const child = await runInside(group, 'exec sleep 60');
+      await group.freeze();
+      group.kill();
+      assert.equal(await signalOf(child), 'SIGKILL');
+      await group.remove();
+    });
+
+    test('remove kills what is left; a second remove is false', async () => {
+      const group = driver.create('remove', roomy);
+      const child = await runInside(group, 'sleep 60 & sleep 60 & wait');
+      const [first, second] = await Promise.all([group.remove(), group.remove()]);
+      assert.deepEqual([first, second, await group.remove()], [true, false, false]);
+      assert.equal(await signalOf(child), 'SIGKILL');
+      assert.throws(() => group.pids(), /Cannot use cgroup "remove": it was removed/);
+    });
+
+    test('join descriptors close on exec and twice', () => {
+      const group = driver.create('descriptors', roomy);
+      assert.ok(group.joinFds.length > 0);
+      for (const fd of group.joinFds) {
+        const flags = /^flags:\s+(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'latin1'));
+        assert.ok(Number.parseInt(flags?.[1] ?? '0', 8) & 0o2000000);
+      }
+      group.closeJoinFds();
+      group.closeJoinFds();
+      assert.deepEqual(group.joinFds, []);
+      return group.remove();
+    });
+
+    test('a name in use is refused, and free again after removal', async () => {
+      const group = driver.create('name', roomy);
+      assert.throws(() => driver.create('name', roomy), hatchError(/the name is in use/));
+      await group.remove();
+      await driver.create('name', roomy).remove();
+    });
+
+    test('names that are paths are refused', () => {
+      for (const bad of ['', '.', '..', 'a/b', '../a', '/a', 'a\0b', 'cgroup.procs'])
+        assert.throws(() => driver.create(bad, roomy), hatchError(/Cannot name a cgroup/));
+    });
+
+    test('a group of another run is refused while processes are in it', async () => {
+      const earlier = open();
+      const left = earlier.create('left', roomy);
+      const child = await runInside(left, 'exec sleep 60');
+      assert.throws(() => driver.create('left', roomy), hatchError(/Cannot create cgroup "left"/));
+      assert.deepEqual(left.pids(), [child.pid], 'the refused creation changed nothing');
+      await driver.removeAll();
+      assert.equal(await signalOf(child), 'SIGKILL');
+      left.closeJoinFds();
+    });
+
+    test('an empty group of another run is replaced', async () => {
+      open().create('empty', roomy).closeJoinFds();
+      const group = driver.create('empty', roomy);
+      assert.deepEqual(group.pids(), []);
+      await group.remove();
+    });
+  });
+}
+
+function cgroupLimitsSuite(name: string, open: () => CgroupDriver): void {
+  describe(`${name}: limits`, () => {
+    let driver: CgroupDriver;
+    before(() => (driver = open()));
+    after(() => driver.close());
+
+    test('too much memory kills the worst process, in this group only', async () => {
+      const group = driver.create('oom', { ...roomy, memoryBytes: 100 * mib });
+      const sibling = driver.create('oom-sibling', roomy);
+      const [bystander, small] = [
+        await runInside(sibling, 'exec sleep 60'),
+        await runInside(group, 'exec sleep 60'),
+      ];
+      const hog = await runInside(group, `exec "$NODE" -e '${memoryHog(300)}'`);
+      assert.equal(await signalOf(hog), 'SIGKILL');
+      assert.equal(group.oomKills(), 1);
+      assert.ok(group.usage().memoryPeakBytes <= 100 * mib);
+      assert.ok(group.usage().memoryPeakBytes > 80 * mib);
+      assert.equal(sibling.oomKills(), 0);
+      assert.deepEqual(group.pids(), [small.pid]);
+      assert.deepEqual(sibling.pids(), [bystander.pid]);
+      await group.remove();
+      assert.equal(group.oomKills(), 1, 'the counter outlives the group');
+      await sibling.remove();
+    });
+
+    test('past pidsMax a fork fails with EAGAIN', async () => {
+      const group = driver.create('pids', { ...roomy, pidsMax: 40 });
+      const child = await runInside(group, `exec "$NODE" -e '${forkUntilError}'`);
+      assert.match(await outputOf(child), /EAGAIN/);
+      await group.remove();
+    });
+
+    test('the quota holds for one process and for several', async () => {
+      const group = driver.create('quota', { ...roomy, cpuCores: 0.5 });
+      await runInside(group, 'while :; do :; done');
+      await runInside(group, 'while :; do :; done');
+      const share = await cpuShareOf(group, 1000);
+      assert.ok(share > 0.4 && share < 0.6, `used ${share} of a core`);
+      await group.remove();
+    });
+
+    test('new limits are in force at once, up and down', async () => {
+      const group = driver.create('change', { ...roomy, memoryBytes: 60 * mib, cpuCores: 0.2 });
+      group.setLimits({ memoryBytes: 512 * mib, cpuWeight: 500, pidsMax: 256 });
+      const hog = await runInside(group, `exec "$NODE" -e '${memoryHog(300)}'`);
+      assert.match(await outputOf(hog), /done/);
+      group.setLimits({ memoryBytes: 100 * mib, pidsMax: 256 });
+      const second = await runInside(group, `exec "$NODE" -e '${memoryHog(300)}'`);
+      assert.equal(await signalOf(second), 'SIGKILL');
+      await group.remove();
+    });
+
+    test('a memory limit below what is in use is refused', async () => {
+      const group = driver.create('shrink', roomy);
+      const hog = await runInside(
+        group,
+        `exec "$NODE" -e '${memoryHog(120)};setTimeout(_=>0,6e4)'`,
+      );
+      await nextOutputOf(hog);
+      assert.throws(
+        () => group.setLimits({ ...roomy, memoryBytes: 32 * mib }),
+        hatchError(/Cannot limit cgroup "shrink": more than 33554432 bytes of memory are in use/),
+      );
+      assert.equal(group.oomKills(), 0);
+      group.setLimits({ ...roomy, memoryBytes: 300 * mib });
+      await group.remove();
+    });
+
+    test('usage counts memory, CPU time and tasks', async () => {
+      const group = driver.create('usage', roomy);
+      assert.deepEqual(group.usage().pids, 0);
+      const child = await runInside(group, `exec "$NODE" -e '${memoryHog(50)};for(;;);'`);
+      await nextOutputOf(child);
+      await waitFor(() => group.usage().cpuUsageUs > 100_000);
+      const usage = group.usage();
+      assert.ok(usage.memoryBytes > 50 * mib && usage.memoryBytes <= usage.memoryPeakBytes);
+      assert.ok(usage.pids >= 1 && usage.pids < 30);
+      await group.remove();
+    });
+
+    test('impossible limits are refused before anything is made', () => {
+      for (const bad of [
+        { memoryBytes: 0 },
+        { memoryBytes: Number.NaN },
+        { pidsMax: 0 },
+        { pidsMax: 1.5 },
+        { cpuCores: 0 },
+        { cpuCores: Number.NaN },
+        { cpuWeight: 0 },
+        { cpuWeight: 10_001 },
+      ])
+        assert.throws(() => driver.create('bad', { ...roomy, ...bad }), hatchError(/is/));
+    });
+  });
+}
+
+/** Starts a shell that enters the group before it runs the script; resolves once it is inside. */
+async function runInside(group: Cgroup, script: string): Promise<ChildProcess> {
+  const enter = group.joinFds.map((_fd, index) => `echo 0 >&${index + 3}`).join(' && ');
+  const close = group.joinFds.map((_fd, index) => `${index + 3}>&-`).join(' ');
+  const child = spawn('sh', ['-c', `${enter} || exit\nexec ${close}\necho in\n${script}`], {
+    stdio: ['ignore', 'pipe', 'inherit', ...group.joinFds],
+    env: { ...process.env, NODE: process.execPath },
+  });
+  assert.equal(await nextOutputOf(child), 'in\n');
+  return child;
+}
+
+async function signalOf(child: ChildProcess): Promise<string | null> {
+  if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
+  return child.signalCode;
+}
+
+async function nextOutputOf(child: ChildProcess): Promise<string> {
+  assert.ok(child.stdout);
+  const [data]: unknown[] = await once(child.stdout, 'data');
+  return String(data);
+}
+
+async function outputOf(child: ChildProcess): Promise<string> {
+  let text = '';
+  child.stdout?.on('data', (data) => (text += String(data)));
+  await once(child, 'close');
+  return text;
+}
+
+function memoryHog(sizeMib: number): string {
+  return `globalThis.a=[];for(let i=0;i<${sizeMib};i++)a.push(Buffer.alloc(1<<20,1));console.log("done")`;
+}
+
+const forkUntilError =
+  'const c=require("child_process");const all=[];(function f(){const p=c.spawn("sleep",["60"]);' +
+  'p.on("error",e=>{console.log(e.code);all.forEach(p=>p.kill());process.exit()});' +
+  'p.on("spawn",()=>{all.push(p);f()})})()';
+
+/** User and system time in clock ticks; the name in parentheses holds no space here. */
+function cpuTicksOf(child: ChildProcess): number {
+  const fields = readFileSync(`/proc/${child.pid}/stat`, 'latin1').split(' ');
+  return Number(fields[13]) + Number(fields[14]);
+}
+
+async function cpuShareOf(group: Cgroup, durationMs: number): Promise<number> {
+  const [startUs, start] = [group.usage().cpuUsageUs, performance.now()];
+  await delay(durationMs);
+  return (group.usage().cpuUsageUs - startUs) / 1000 / (performance.now() - start);
+}
+
+async function waitFor(condition: () => boolean): Promise<void> {
+  const deadline = performance.now() + 5000;
+  while (!condition()) {
+    assert.ok(performance.now() < deadline, `never came true: ${condition.toString()}`);
+    await delay(5);
+  }
+}
+
+function hatchError(message: RegExp) {
+  return (error: unknown) => error instanceof HatchError && message.test(error.message);
+}

@@ -1,0 +1,66 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import fc from 'fast-check';
+import {
+  checkLimits,
+  quotaUsOf,
+  sharesOfWeight,
+  weightOfShares,
+} from '../../../host/cgroup/limits.ts';
+
+describe('v1 shares and v2 weight', () => {
+  test('agree at the smallest values, the defaults and the largest', () => {
+    for (const [shares, weight] of [
+      [2, 1],
+      [1024, 100],
+      [262_144, 10_000],
+    ] as const) {
+      assert.equal(weightOfShares(shares), weight);
+      assert.equal(sharesOfWeight(weight), shares);
+    }
+  });
+
+  test('convert as the OCI runtimes of today do', () => {
+    const known = new Map([
+      [512, 59],
+      [2048, 174],
+      [102, 17],
+      [256, 35],
+    ]);
+    for (const [shares, weight] of known) assert.equal(weightOfShares(shares), weight);
+  });
+
+  test('every weight survives the way to shares and back', () => {
+    for (let weight = 1; weight <= 10_000; weight += 1)
+      assert.equal(weightOfShares(sharesOfWeight(weight)), weight);
+  });
+
+  test('more shares never mean less weight', () => {
+    const shares = fc.integer({ min: 0, max: 300_000 });
+    fc.assert(
+      fc.property(shares, shares, (a, b) => {
+        const [low, high] = [weightOfShares(Math.min(a, b)), weightOfShares(Math.max(a, b))];
+        assert.ok(1 <= low && low <= high && high <= 10_000);
+      }),
+    );
+  });
+});
+
+test('a quota is cores times the period', () => {
+  assert.equal(quotaUsOf(0.5), 50_000);
+  assert.equal(quotaUsOf(2), 200_000);
+  assert.equal(quotaUsOf(0.333), 33_300);
+});
+
+test('limits that a kernel takes are accepted, whatever their mix', () => {
+  const limits = fc.record(
+    {
+      memoryBytes: fc.integer({ min: 1024 * 1024, max: Number.MAX_SAFE_INTEGER }),
+      pidsMax: fc.integer({ min: 1, max: 4_194_304 }),
+      cpuCores: fc.double({ min: 0.01, max: 1024, noNaN: true }),
+      cpuWeight: fc.integer({ min: 1, max: 10_000 }),
+    },
+    { requiredKeys: ['memoryBytes', 'pidsMax'] },
+  );
+  fc.assert(fc.property(limits, (some) => checkLimits(some)));
+});
