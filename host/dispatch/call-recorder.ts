@@ -1,0 +1,74 @@
+/**
+ * Publishes what is known of a call after its reply was sent, copy-ups included.
+ *
+ * Looking for copy-ups reads a directory, so it waits a moment. When the instance's next call comes
+ * sooner, the earlier record goes out without copy-ups and the look after the later call finds those
+ * of both: calls without a gap between them share one account.
+ */
+import { channels } from '../base/channels.ts';
+import type { CallRecord, CopyUp } from '../base/channels.ts';
+import type { Instance } from './instance-pool.ts';
+
+export class CallRecorder {
+  /** Ended calls whose instance was not looked at yet; in order of their end. */
+  readonly #unlooked = new Map<Instance, CallRecord>();
+  #timer: NodeJS.Timeout | undefined;
+  #looking: Promise<void> | undefined;
+  readonly #delayMs: number;
+
+  constructor(options: { delayMs: number } = { delayMs: 5 }) {
+    this.#delayMs = options.delayMs;
+  }
+
+  /** A call begins on this instance: the record of the one before it waits no longer. */
+  begin(instance: Instance): void {
+    if (this.#unlooked.size === 0) return;
+    const record = this.#unlooked.get(instance);
+    if (record === undefined) return;
+    this.#unlooked.delete(instance);
+    channels.callEnd.publish(record);
+  }
+
+  /** A call ended on this instance, which lives on. */
+  end(instance: Instance, record: CallRecord): void {
+    // Of calls that ran at the same time, the later takes the account.
+    this.begin(instance);
+    this.#unlooked.set(instance, record);
+    this.#timer ??= setTimeout(() => {
+      this.#timer = undefined;
+      this.#looking = this.#lookAtAll();
+    }, this.#delayMs);
+  }
+
+  /** A call ended and its instance is about to be destroyed: look now, then publish. */
+  async endNow(instance: Instance, record: CallRecord): Promise<void> {
+    record.copyUps = await copyUpsOf(instance);
+    channels.callEnd.publish(record);
+  }
+
+  /** Publishes what is still waiting. */
+  async flush(): Promise<void> {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    await this.#looking;
+    await this.#lookAtAll();
+  }
+
+  async #lookAtAll(): Promise<void> {
+    // One after the other: nobody waits for it, and the disk serves calls too.
+    for (const [instance, record] of this.#unlooked) {
+      this.#unlooked.delete(instance);
+      record.copyUps = await copyUpsOf(instance);
+      channels.callEnd.publish(record);
+    }
+  }
+}
+
+/** An instance that is gone cannot be looked at any more; that is no news here. */
+async function copyUpsOf(instance: Instance): Promise<CopyUp[]> {
+  try {
+    return await instance.copyUps();
+  } catch {
+    return [];
+  }
+}

@@ -1,0 +1,90 @@
+/**
+ * What dispatch needs of a pool of instances, and nothing more. The pool of the host has this shape;
+ * so has the fake that the tests of dispatch use.
+ */
+import type { CopyUp, StartPath, StartRecord } from '../base/channels.ts';
+
+/** One version of one function, with all that starting and running it takes. */
+export interface PoolFunction {
+  name: string;
+  version: string;
+  /** The bundle, as a path inside the container. */
+  entry: string;
+  /** Bottom first. */
+  layerDirectories: string[];
+  memoryMb: number;
+  /** Cores; undefined means no quota. */
+  cpu: number | undefined;
+  cpuWeight: number;
+  pidsMax: number;
+  timeoutMs: number;
+  concurrency: number;
+  instancesMax: number;
+  keepAliveMs: number;
+  parked: number;
+  reuse: 'same-function' | 'never';
+  env: Record<string, string>;
+}
+
+export interface CallRequest {
+  requestId: string;
+  subject: string;
+  /** Absent when the message had none. */
+  headers?: Record<string, string[]>;
+  /** From 1. */
+  attempt: number;
+  /** What is left of the call's time. */
+  timeoutMs: number;
+  payload: Uint8Array;
+}
+
+export interface CallResult {
+  payload: Uint8Array;
+  encoding: 'bytes' | 'json' | 'none';
+}
+
+export interface Instance {
+  readonly id: string;
+  /** Rejects with HatchError `function.*`. */
+  call(request: CallRequest): Promise<CallResult>;
+  /** The files copied up since the last look. */
+  copyUps(): Promise<CopyUp[]>;
+}
+
+/** The right to make one call on an instance; it ends with `release`. */
+export interface Acquired {
+  instance: Instance;
+  start: StartPath;
+  /** Present when this acquire caused the start. */
+  startRecord: StartRecord | undefined;
+}
+
+export interface InstanceStats {
+  id: string;
+  functionName: string;
+  functionVersion: string;
+  state: string;
+  /** Calls served so far. */
+  calls: number;
+}
+
+export interface PoolStats {
+  parked: number;
+  instances: InstanceStats[];
+}
+
+export interface InstancePool {
+  /** An idle instance or a free slot of one, at once; undefined when there is none. */
+  tryAcquire(fn: PoolFunction): Acquired | undefined;
+  /**
+   * Waits in a bounded queue. Rejects with HatchError `host.busy`, `host.start_failed`,
+   * `function.load_failed` or `function.timeout`.
+   */
+  acquire(fn: PoolFunction, options: { timeoutMs: number }): Promise<Acquired>;
+  release(acquired: Acquired): void;
+  /** Starts one instance and leaves it idle: the health check of a deploy. */
+  prepare(fn: PoolFunction): Promise<StartRecord>;
+  /** Lets the calls of a version finish, then destroys its instances. */
+  retire(fn: { name: string; version: string }): Promise<void>;
+  stats(): PoolStats;
+}
