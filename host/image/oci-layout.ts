@@ -1,5 +1,4 @@
 /** Reads and writes a directory in the OCI image layout: blobs by digest, and an index of names. */
-import { createReadStream } from 'node:fs';
 import {
   chmod,
   copyFile,
@@ -12,7 +11,6 @@ import {
   writeFile,
 } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Readable } from 'node:stream';
 import { HatchError } from '../base/errors.ts';
 import { isErrno } from '../sys/errors.ts';
 import { digestOf, hexOf } from './digest.ts';
@@ -80,11 +78,7 @@ export async function readImage(
   return { digest: entry.digest, reference, manifest, config };
 }
 
-/** A blob's bytes, not checked: whoever reads them checks them. */
-export function openBlob(directory: string, digest: Digest): Readable {
-  return createReadStream(blobPath(directory, digest), { highWaterMark: 256 * 1024 });
-}
-
+/** Where a blob is; whoever reads it checks its digest. */
 export function blobPath(directory: string, digest: Digest): string {
   return join(directory, 'blobs', 'sha256', hexOf(digest));
 }
