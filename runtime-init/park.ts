@@ -9,7 +9,7 @@ import type { Step } from '../host/base/channels.ts';
 import { encodeJsonFrame, FrameReader, frameType } from '../host/protocol/frame.ts';
 import { decodeJson, type Specialisation } from '../host/protocol/invoke.ts';
 import { adoptEventLoop, exitNow, renewRandomness } from '../host/sys/fork.ts';
-import { O_PATH, openBelow, resolve } from '../host/sys/file.ts';
+import { O_PATH, openAt, resolve } from '../host/sys/file.ts';
 import {
   attachMount,
   attachMountOn,
@@ -145,7 +145,7 @@ function specialise(assignment: Assignment): void {
 function enterRoot(rootFd: number, mounts: Mounts): void {
   attachMount(rootFd, buildDirectory);
   for (const [directory, mountFd] of mounts) {
-    const target = openBelow(rootFd, directory, {
+    const target = openAt(rootFd, directory, {
       flags: O_PATH | constants.O_DIRECTORY | constants.O_NOFOLLOW,
       resolve: resolve.beneath | resolve.noSymlinks | resolve.noMagicLinks,
     });

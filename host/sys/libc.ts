@@ -12,7 +12,13 @@ export type Argument = number | bigint | string | Uint8Array | null;
 type Library = ReturnType<typeof koffi.load>;
 
 const libc = koffi.load('libc.so.6');
-const errnoNames = new Map(Object.entries(koffi.os.errno).map(([name, value]) => [value, name]));
+/** Second names of one number; Node.js uses the other ones. */
+const aliases = new Set(['EWOULDBLOCK', 'EDEADLOCK', 'ENOTSUP']);
+const errnoNames = new Map(
+  Object.entries(koffi.os.errno)
+    .filter(([name]) => !aliases.has(name))
+    .map(([name, value]) => [value, name]),
+);
 const libraries = new Map<string, Library>();
 
 /**
@@ -97,6 +103,19 @@ export function allocate(sizeBytes: number): NativeMemory {
   const bytes = Buffer.from(koffi.view(address, sizeBytes));
   bytes.fill(0);
   return { address: BigInt(address), bytes };
+}
+
+export interface Watch {
+  close(): void;
+}
+
+/**
+ * Calls back from the event loop whenever the descriptor can be read or has hung up. The descriptor
+ * must stay open until `close`.
+ */
+export function watchReadable(fd: number, onReadable: () => void): Watch {
+  const handle = koffi.node.poll(fd, { readable: true, disconnect: true }, onReadable);
+  return { close: () => handle.close() };
 }
 
 /** The error for a negative errno that `trySyscall` returned. */

@@ -157,6 +157,12 @@ export function duplicateAbove(fd: number, least: number): number {
   return fcntlCall(fd, F_DUPFD_CLOEXEC, least);
 }
 
+/** Lets a descriptor live on when this process executes another program. */
+export function keepAcrossExec(fd: number): void {
+  const F_SETFD = 2;
+  fcntlCall(fd, F_SETFD, 0);
+}
+
 /** Makes the directory behind a descriptor the current one. */
 export function changeDirectoryTo(directoryFd: number): void {
   fchdirCall(directoryFd);

@@ -1,0 +1,91 @@
+/**
+ * The program that becomes the zygote: it enters a mount namespace that holds the base image and
+ * little else, since every container copies it, and executes the image's own Node.js there.
+ *
+ *     node launch.ts BUILD_DIRECTORY     descriptors: 3 the zygote's socket, 4 the root's mount
+ *
+ * BUILD_DIRECTORY is an empty directory to attach the root on; it stays empty for all others.
+ */
+import { closeSync, mkdirSync, symlinkSync } from 'node:fs';
+import { join } from 'node:path';
+import { makeDevice } from '../sys/file.ts';
+import {
+  attachMount,
+  createMount,
+  detachMount,
+  makeRootPrivate,
+  mountAttribute,
+  pivotRootHere,
+  setMountAttributes,
+} from '../sys/mount.ts';
+import { namespaceFlag, unshare } from '../sys/namespace.ts';
+import { keepAcrossExec, setUmask } from '../sys/process.ts';
+
+const socketFd = 3;
+const rootMountFd = 4;
+const { readOnly, noSuid, noDev, noExec } = mountAttribute;
+
+/** Name, major and minor number (<linux/major.h>): what programs expect of any container. */
+const devices: readonly [name: string, major: number, minor: number][] = [
+  ['null', 1, 3],
+  ['zero', 1, 5],
+  ['full', 1, 7],
+  ['random', 1, 8],
+  ['urandom', 1, 9],
+  ['tty', 5, 0],
+];
+const links: readonly [name: string, target: string][] = [
+  ['fd', '/proc/self/fd'],
+  ['stdin', '/proc/self/fd/0'],
+  ['stdout', '/proc/self/fd/1'],
+  ['stderr', '/proc/self/fd/2'],
+];
+const nodeArguments = [
+  'hatch-zygote',
+  // The first condition of a fork that lives; the second and third are host/sys/fork.ts.
+  '--single-threaded',
+  '--disable-sigusr1',
+  '--disable-warning=ExperimentalWarning',
+  '/hatch/runtime-init.cjs',
+  'zygote',
+];
+
+const buildDirectory = process.argv[2];
+if (buildDirectory === undefined) throw new Error('Name the directory to build the root on');
+setUmask(0);
+unshare(namespaceFlag.mount);
+makeRootPrivate();
+attachMount(rootMountFd, buildDirectory);
+closeSync(rootMountFd);
+mountProc(join(buildDirectory, 'proc'));
+mountDevices(join(buildDirectory, 'dev'));
+process.chdir(buildDirectory);
+pivotRootHere();
+detachMount('.');
+process.chdir('/');
+// Node.js marks what it inherited close-on-exec.
+keepAcrossExec(socketFd);
+process.execve?.('/usr/local/bin/node', nodeArguments, { PATH: '/usr/local/bin:/usr/bin:/bin' });
+
+function mountProc(directory: string): void {
+  const proc = createMount({ type: 'proc', options: [], attributes: noSuid | noDev | noExec });
+  attachMount(proc, directory);
+  closeSync(proc);
+}
+
+/** Made once: each container gets a read-only clone of this mount as its /dev. */
+function mountDevices(directory: string): void {
+  const options = [
+    { key: 'size', value: '64k' },
+    { key: 'mode', value: '755' },
+  ];
+  const mountFd = createMount({ type: 'tmpfs', options, attributes: noSuid | noExec });
+  attachMount(mountFd, directory);
+  for (const [name, major, minor] of devices)
+    makeDevice({ path: join(directory, name), type: 'character', mode: 0o666, major, minor });
+  for (const [name, target] of links) symlinkSync(target, join(directory, name));
+  // A mount point for each container's own shared memory.
+  mkdirSync(join(directory, 'shm'));
+  setMountAttributes(mountFd, { attributes: readOnly });
+  closeSync(mountFd);
+}

@@ -1,0 +1,172 @@
+/** One zygote process: started, asked, ended. It never restarts; `Zygote` does that. */
+import { spawn, type ChildProcess } from 'node:child_process';
+import { closeSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { HatchError, messageOf } from '../base/errors.ts';
+import type { ZygoteAnswer, ZygoteRequest, ZygoteSetup } from '../protocol/zygote.ts';
+import { isErrno } from '../sys/errors.ts';
+import { watchReadable, type Watch } from '../sys/libc.ts';
+import { receiveMessage, sendMessage, socketPair } from '../sys/socket.ts';
+
+const startTimeoutMs = 20_000;
+const launcher = fileURLToPath(new URL('launch.ts', import.meta.url));
+const diagnosticsCharsMax = 16_384;
+
+export interface ZygoteOptions {
+  /** Makes a fresh, read-only, detached mount of the base image's root; the zygote closes it. */
+  mountRoot: () => number;
+  /** An empty directory of ours. */
+  buildDirectory: string;
+  setup: ZygoteSetup;
+}
+
+export interface Answer {
+  pid: number | undefined;
+  steps: { name: string; startNs: number; endNs: number }[];
+  /** The descriptor that came along; the receiver owns it. */
+  fd: number | undefined;
+}
+
+/** What a request is but for its number, which is given when it is sent. */
+export type RequestBody = ZygoteRequest extends infer R
+  ? R extends ZygoteRequest
+    ? Omit<R, 'id'>
+    : never
+  : never;
+
+interface Waiting {
+  resolve: (answer: Answer) => void;
+  reject: (error: Error) => void;
+}
+
+export class ZygoteProcess {
+  readonly pid: number;
+  /** Settles when the process is gone, with its last words. */
+  readonly ended: Promise<string>;
+  readonly #child: ChildProcess;
+  readonly #socketFd: number;
+  readonly #watch: Watch;
+  readonly #waiting = new Map<number, Waiting>();
+  #nextId = 0;
+  #open = true;
+
+  /** Resolves when the zygote has warmed up and proved that it can fork. */
+  static async start(options: ZygoteOptions): Promise<ZygoteProcess> {
+    const [near, far] = socketPair('seqpacket');
+    const rootMountFd = options.mountRoot();
+    let child: ChildProcess;
+    try {
+      child = spawn(
+        process.execPath,
+        ['--disable-warning=ExperimentalWarning', launcher, options.buildDirectory],
+        { stdio: ['ignore', 'ignore', 'pipe', far, rootMountFd], detached: true, env: {} },
+      );
+    } finally {
+      closeSync(rootMountFd);
+      closeSync(far);
+    }
+    const zygote = new ZygoteProcess(child, near);
+    const ready = zygote.#expect(0);
+    sendMessage(near, Buffer.from(JSON.stringify(options.setup)));
+    const timer = setTimeout(() => zygote.kill(), startTimeoutMs);
+    try {
+      await ready;
+      return zygote;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  private constructor(child: ChildProcess, socketFd: number) {
+    this.#child = child;
+    this.pid = child.pid ?? -1;
+    this.#socketFd = socketFd;
+    this.#watch = watchReadable(socketFd, () => this.#receive());
+    let diagnostics = '';
+    child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+      diagnostics = (diagnostics + text).slice(-diagnosticsCharsMax);
+    });
+    this.ended = new Promise((resolve) => {
+      const end = (how: string): void => {
+        this.#close(`${how}${diagnostics === '' ? '' : `: ${diagnostics.trim()}`}`);
+        resolve(diagnostics.trim());
+      };
+      child.once('error', (error) => end(messageOf(error)));
+      child.once('close', (code, signal) => end(`ended with ${signal ?? `status ${code}`}`));
+    });
+  }
+
+  get pending(): number {
+    return this.#waiting.size;
+  }
+
+  /** Sends a request with descriptors, which stay the caller's. Rejects when the zygote dies. */
+  request(body: RequestBody, fds: readonly number[] = []): Promise<Answer> {
+    if (!this.#open) return Promise.reject(this.#gone('has ended'));
+    const id = ++this.#nextId;
+    const answer = this.#expect(id);
+    try {
+      sendMessage(this.#socketFd, Buffer.from(JSON.stringify({ ...body, id })), fds);
+    } catch (error) {
+      this.#waiting.delete(id);
+      return Promise.reject(this.#gone(messageOf(error)));
+    }
+    return answer;
+  }
+
+  /** Lets it end by itself: what it forked lives on. */
+  close(): void {
+    this.#close('was closed');
+  }
+
+  kill(): void {
+    this.#child.kill('SIGKILL');
+  }
+
+  #expect(id: number): Promise<Answer> {
+    return new Promise((resolve, reject) => this.#waiting.set(id, { resolve, reject }));
+  }
+
+  #receive(): void {
+    for (;;) {
+      let message;
+      try {
+        message = receiveMessage(this.#socketFd, { nonBlocking: true });
+      } catch (error) {
+        if (isErrno(error, 'EAGAIN')) return;
+        if (!isErrno(error, 'ECONNRESET')) throw error;
+      }
+      if (message === undefined) {
+        // Its end is told by the child process itself, with its last words.
+        this.#watch.close();
+        return;
+      }
+      this.#settle(JSON.parse(message.bytes.toString()) as ZygoteAnswer, message.fds);
+    }
+  }
+
+  #settle(answer: ZygoteAnswer, fds: number[]): void {
+    const waiting = this.#waiting.get(answer.id);
+    this.#waiting.delete(answer.id);
+    if (waiting === undefined || 'error' in answer) {
+      for (const fd of fds) closeSync(fd);
+      const reason = 'error' in answer ? answer.error : 'nobody asked';
+      waiting?.reject(new HatchError('host.start_failed', `Zygote cannot fork: ${reason}`));
+    } else {
+      waiting.resolve({ pid: answer.pid, steps: answer.steps, fd: fds[0] });
+    }
+  }
+
+  #close(reason: string): void {
+    if (!this.#open) return;
+    this.#open = false;
+    this.#watch.close();
+    closeSync(this.#socketFd);
+    for (const waiting of this.#waiting.values()) waiting.reject(this.#gone(reason));
+    this.#waiting.clear();
+  }
+
+  #gone(reason: string): HatchError {
+    return new HatchError('host.start_failed', `Zygote ${reason}`);
+  }
+}
