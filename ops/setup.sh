@@ -173,12 +173,22 @@ install_npm_packages() {
     fail "Make npm ci work: see $log" 'Nothing works without the npm packages'
     return
   fi
+  link_node
   if check_npm_packages 2>>"$log"; then
     echo "$wanted" >"$stamp"
   else
     fail "The npm packages for $(uname -m) do not run; see $log" \
       'Node.js 24, koffi and esbuild come as optional packages for x64 and arm64 with glibc'
   fi
+}
+
+# npm 10 unpacks the package with Node.js 24 in it but does not link its binary.
+link_node() {
+  local binary
+  for binary in node_modules/node-linux-*/bin/node; do
+    [[ -x $binary && ! -e node_modules/.bin/node ]] && ln -s "../${binary#node_modules/}" node_modules/.bin/node
+  done
+  return 0
 }
 
 # The parts of npm's work that depend on the machine: they must run, not just be there.
