@@ -33,9 +33,9 @@ libc6-dev|file /usr/include/stdio.h|optional|the test of struct layouts against 
 
 main() {
   [[ "${1:-}" == --quiet ]] && quiet=true
+  check_user
   mkdir -p "$cache"
   : >"$log"
-  check_user
   check_node
   check_kernel
   # Two set-ups at once would delete node_modules under each other's feet.
@@ -186,7 +186,8 @@ install_npm_packages() {
 link_node() {
   local binary
   for binary in node_modules/node-linux-*/bin/node; do
-    [[ -x $binary && ! -e node_modules/.bin/node ]] && ln -s "../${binary#node_modules/}" node_modules/.bin/node
+    [[ -x $binary && ! -e node_modules/.bin/node ]] || continue
+    ln -s "../${binary#node_modules/}" node_modules/.bin/node
   done
   return 0
 }
