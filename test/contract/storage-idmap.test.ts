@@ -1,0 +1,109 @@
+/**
+ * Layers of an unprivileged container: one idmapped mount of the layers' parent, attached in a
+ * mount namespace of this thread's own, shifts the owners of all files below it.
+ */
+import assert from 'node:assert/strict';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import fs from 'node:fs';
+import { after, before, test } from 'node:test';
+import { findCopyUps } from '../../host/storage/copy-up.ts';
+import { DiskScratch } from '../../host/storage/disk-scratch.ts';
+import { MemoryScratch } from '../../host/storage/memory-scratch.ts';
+import { OverlayDriver } from '../../host/storage/overlay.ts';
+import type { ScratchSpace } from '../../host/storage/scratch.ts';
+import {
+  attachMount,
+  cloneMount,
+  detachMount,
+  makeRootPrivate,
+  setMountAttributes,
+} from '../../host/sys/mount.ts';
+import { namespaceFlag, unshare } from '../../host/sys/namespace.ts';
+import { withLayers } from './storage-layers.ts';
+
+const base = 300_000;
+let userNamespaceFd = -1;
+
+before(async () => {
+  unshare(namespaceFlag.mount);
+  makeRootPrivate();
+  userNamespaceFd = await openUserNamespace();
+});
+after(() => fs.closeSync(userNamespaceFd));
+
+const scratchSpaces: [string, (directory: string) => ScratchSpace][] = [
+  ['memory', () => new MemoryScratch({ sizeBytes: 64 << 20 })],
+  ['disk', (directory) => new DiskScratch({ directory, spareCount: 0 })],
+];
+
+for (const [where, scratchIn] of scratchSpaces)
+  test(`layers below an idmapped parent belong to the container's ids; written to ${where}`, () =>
+    withLayers(async (layers) => {
+      const bottom = layers.make({ file: Buffer.alloc(5000, 1), 'dir/x': 'x' });
+      const top = layers.make({ 'dir/y': 'y' });
+      fs.chownSync(`${top}/dir/y`, 1000, 1001);
+      const parent = fs.mkdtempSync(`${layers.path('idmapped')}-`);
+      attachIdmapped(layers.path('.'), parent);
+      const lowerDirectories = [bottom, top].map(
+        (layer) => `${parent}/${layer.slice(layer.lastIndexOf('/') + 1)}`,
+      );
+      const driver = OverlayDriver.open(scratchIn(layers.path('state')));
+      try {
+        const root = driver.createRoot({
+          id: 'a',
+          lowerDirectories,
+          ownerUid: base,
+          ownerGid: base,
+        });
+        const at = (path: string) => `/proc/self/fd/${root.mountFd}/${path}`;
+        const owners = (path: string) => {
+          const { uid, gid } = fs.statSync(path);
+          return [uid, gid];
+        };
+        assert.deepEqual(owners(at('.')), [base, base]);
+        assert.deepEqual(owners(at('file')), [base, base]);
+        assert.deepEqual(owners(at('dir/y')), [base + 1000, base + 1001]);
+
+        // As the container's root, in no user namespace: the bare ids decide.
+        const write = spawnSync('sh', ['-c', 'echo more >> file && echo new > dir/new && id -u'], {
+          cwd: at('.'),
+          uid: base,
+          gid: base,
+          encoding: 'utf8',
+        });
+        assert.equal(write.stdout, `${base}\n`, write.stderr);
+        assert.deepEqual(owners(`${root.upperDirectory}/file`), [base, base]);
+        assert.deepEqual(owners(`${root.upperDirectory}/dir/new`), [base, base]);
+        assert.deepEqual(owners(`${bottom}/file`), [0, 0]);
+        assert.deepEqual(await findCopyUps(root), [{ path: '/file', bytesCopied: 5000 }]);
+      } finally {
+        await driver.close();
+        detachMount(parent);
+      }
+    }));
+
+function attachIdmapped(source: string, target: string): void {
+  const fd = cloneMount({ path: source, recursive: false });
+  try {
+    setMountAttributes(fd, { attributes: 0, userNamespaceFd });
+    attachMount(fd, target);
+  } finally {
+    fs.closeSync(fd);
+  }
+}
+
+async function openUserNamespace(): Promise<number> {
+  const holder = spawn('unshare', ['--user', 'sh', '-c', 'echo ready; exec sleep 60'], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  await once(holder.stdout, 'data');
+  try {
+    for (const map of ['uid_map', 'gid_map'])
+      fs.writeFileSync(`/proc/${holder.pid}/${map}`, `0 ${base} 65536`);
+    return fs.openSync(`/proc/${holder.pid}/ns/user`, 'r');
+  } finally {
+    holder.kill('SIGKILL');
+    await once(holder, 'exit');
+  }
+}

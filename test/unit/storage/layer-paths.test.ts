@@ -1,0 +1,52 @@
+import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import { tmpdir } from 'node:os';
+import { test } from 'node:test';
+import { HatchError } from '../../../host/base/errors.ts';
+import { LayerPaths } from '../../../host/storage/layer-paths.ts';
+
+test('layers are told uppermost first', () => {
+  const paths = new LayerPaths();
+  assert.deepEqual(paths.lowerOptions(['/bottom', '/top'], 'append'), [
+    { key: 'lowerdir+', value: '/top' },
+    { key: 'lowerdir+', value: '/bottom' },
+  ]);
+  assert.deepEqual(paths.lowerOptions(['/bottom', '/top'], 'list'), [
+    { key: 'lowerdir', value: '/top:/bottom' },
+  ]);
+  paths.close();
+});
+
+test('a path that the kernel would misread or refuse goes by descriptor, until close', () => {
+  const place = fs.mkdtempSync(`${tmpdir()}/hatch-paths-`);
+  const paths = new LayerPaths();
+  try {
+    for (const name of ['a:b', 'a,b', 'a\\b', `${'x'.repeat(200)}/${'y'.repeat(100)}`]) {
+      const path = `${place}/${name}`;
+      fs.mkdirSync(path, { recursive: true });
+      const short = paths.short(path);
+      assert.match(short, /^\/proc\/self\/fd\/\d+$/);
+      assert.equal(fs.readlinkSync(short), path);
+    }
+    assert.equal(paths.short(place), place);
+    const before = fs.readdirSync('/proc/self/fd').length;
+    paths.close();
+    assert.equal(fs.readdirSync('/proc/self/fd').length, before - 4);
+  } finally {
+    paths.close();
+    fs.rmSync(place, { recursive: true });
+  }
+});
+
+test('a list too long for the kernel is refused with what to do', () => {
+  const paths = new LayerPaths();
+  const directories = Array.from({ length: 40 }, () => tmpdir().padEnd(20, '/'));
+  assert.throws(
+    () => paths.lowerOptions(directories, 'list'),
+    (error) =>
+      error instanceof HatchError &&
+      error.code === 'host.unsupported' &&
+      /Cannot join 40 layers: .* use fewer layers, or Linux 6\.8 or newer/.test(error.message),
+  );
+  paths.close();
+});
