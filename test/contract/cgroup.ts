@@ -82,7 +82,7 @@ export function cgroupLifecycleSuite(name: string, open: () => CgroupDriver): vo
       assert.throws(() => group.pids(), /Cannot use cgroup "remove": it was removed/);
     });
 
-    test('join descriptors close on exec and twice', () => {
+    test('join descriptors close on exec and twice', async () => {
       const group = driver.create('descriptors', roomy);
       assert.ok(group.joinFds.length > 0);
       for (const fd of group.joinFds) {
@@ -92,7 +92,7 @@ export function cgroupLifecycleSuite(name: string, open: () => CgroupDriver): vo
       group.closeJoinFds();
       group.closeJoinFds();
       assert.deepEqual(group.joinFds, []);
-      return group.remove();
+      await group.remove();
     });
 
     test('a name in use is refused, and free again after removal', async () => {
