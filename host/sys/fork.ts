@@ -27,6 +27,9 @@ const pidfdOpenCall = numberedSyscall<[number, number]>(
   { name: 'pidfd_open', number: callNumber.pidfd_open, parameters: 'int pid, unsigned int flags' },
   (pid) => `of process ${pid}`,
 );
+const pidfdSendSignal = trySyscall<[number, number, number, null, number]>(
+  'long syscall(long number, int pidfd, int signal, void *info, unsigned int flags)',
+);
 const uvDefaultLoop = libraryFunction<[], bigint>(null, 'void *uv_default_loop()');
 const uvLoopFork = libraryFunction<[bigint]>(null, 'int uv_loop_fork(void *loop)');
 const uvBackendFd = libraryFunction<[bigint]>(null, 'int uv_backend_fd(void *loop)');
@@ -107,6 +110,12 @@ export function reapChild(pid = -1): WaitedChild | undefined {
 /** A descriptor that stands for the process itself, not for its number. Close-on-exec. */
 export function openPidFd(pid: number): number {
   return pidfdOpenCall(pid, 0);
+}
+
+/** Ends exactly that process, even when its number was given to another. False when it has ended. */
+export function killByPidFd(pidFd: number): boolean {
+  const SIGKILL = 9;
+  return pidfdSendSignal(callNumber.pidfd_send_signal, pidFd, SIGKILL, null, 0) >= 0;
 }
 
 function forkFilter(): Buffer {

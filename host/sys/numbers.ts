@@ -8,6 +8,7 @@ const perArchitecture = {
 } as const;
 
 const common = {
+  pidfd_send_signal: 424,
   io_uring_setup: 425,
   open_tree: 428,
   move_mount: 429,

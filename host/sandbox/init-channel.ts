@@ -1,0 +1,56 @@
+/** The host's end of the socket to a container's PID 1. Closing it ends the container. */
+import { Socket } from 'node:net';
+import type { InitCommand, InitMessage } from '../protocol/zygote.ts';
+
+export interface FunctionExit {
+  /** 0..255; 128 + n for a function ended by signal n. */
+  exitCode: number;
+  signal: number | undefined;
+}
+
+const lineCharsMax = 4096;
+
+export class InitChannel {
+  /** Resolves when PID 1 has given up its rights and runs; rejects when it closed before. */
+  readonly running: Promise<void>;
+  /** What PID 1 said of the function's end, once it did. */
+  exit: FunctionExit | undefined;
+  readonly #socket: Socket;
+  readonly #onExit: (exit: FunctionExit) => void;
+  #text = '';
+
+  constructor(fd: number, onExit: (exit: FunctionExit) => void) {
+    this.#onExit = onExit;
+    this.#socket = new Socket({ fd, readable: true, writable: true });
+    const running = Promise.withResolvers<void>();
+    this.running = running.promise;
+    this.running.catch(() => undefined);
+    this.#socket.on('data', (chunk: Buffer) => this.#receive(chunk, running.resolve));
+    this.#socket.on('error', () => undefined);
+    this.#socket.on('close', () => running.reject(new Error('PID 1 ended')));
+  }
+
+  /** Passes a signal to the function by way of PID 1. */
+  signal(signal: number): void {
+    const command: InitCommand = { signal };
+    this.#socket.write(`${JSON.stringify(command)}\n`);
+  }
+
+  close(): void {
+    this.#socket.destroy();
+  }
+
+  #receive(chunk: Buffer, onRunning: () => void): void {
+    this.#text += chunk.toString('latin1');
+    const lines = this.#text.split('\n');
+    this.#text = (lines.pop() ?? '').slice(0, lineCharsMax);
+    for (const line of lines) {
+      const message = JSON.parse(line) as InitMessage;
+      if (message.type === 'running') onRunning();
+      else {
+        this.exit = { exitCode: message.exitCode, signal: message.signal };
+        this.#onExit(this.exit);
+      }
+    }
+  }
+}

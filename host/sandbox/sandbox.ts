@@ -1,0 +1,286 @@
+/**
+ * One container from birth to last unmount:
+ *
+ *     create ──> parked ──assign──> ready ──call, call, …──> ended
+ *                   └───────────────────┴── destroy, death ────┘
+ *
+ * A parked container has its namespaces, cgroup and network, and only our own code has run in it.
+ * `assign` gives it one function's root, for good. However it ends, `ended` resolves after the last
+ * process is gone, and everything it had is given back.
+ */
+import { closeSync, fchownSync } from 'node:fs';
+import { join } from 'node:path';
+import { nowNs } from '../base/clock.ts';
+import { HatchError, messageOf } from '../base/errors.ts';
+import type { Step } from '../base/channels.ts';
+import type { Cgroup, CgroupDriver, CgroupLimits } from '../cgroup/cgroup.ts';
+import type { IdRange, IdRanges } from '../namespace/id-ranges.ts';
+import type { NetworkNamespaces } from '../namespace/network-namespaces.ts';
+import type { CallMetadata, Specialisation } from '../protocol/invoke.ts';
+import type { ContainerIdentity, FdRole } from '../protocol/zygote.ts';
+import type { StorageDriver, WritableRoot } from '../storage/storage-driver.ts';
+import { killByPidFd } from '../sys/fork.ts';
+import { watchReadable, type Watch } from '../sys/libc.ts';
+import { pipe, socketPair } from '../sys/socket.ts';
+import { FunctionChannel, type CallResult, type Output } from './function-channel.ts';
+import { InitChannel } from './init-channel.ts';
+import { RawOutput } from './raw-output.ts';
+
+export interface SandboxParts {
+  cgroups: CgroupDriver;
+  storage: StorageDriver;
+  idRanges: IdRanges;
+  networks: NetworkNamespaces;
+  spawn: Spawner;
+}
+
+/** Makes the two processes of a container; the descriptors stay the caller's. */
+export type Spawner = (request: {
+  identity: ContainerIdentity;
+  fds: readonly (readonly [FdRole, number])[];
+}) => Promise<{ pid: number; pidFd: number }>;
+
+export interface Assignment {
+  specialisation: Specialisation;
+  /** Directory names in the layer store, bottom first. */
+  layerNames: readonly string[];
+  limits: CgroupLimits;
+}
+
+/** User and group of every function, inside its container. */
+export const functionUser = { uid: 1000, gid: 1000 } as const;
+
+export class Sandbox {
+  readonly id: string;
+  /** Resolves once no process, mount, group or directory of it is left; with why it ended. */
+  readonly ended: Promise<HatchError>;
+  readonly #parts: SandboxParts;
+  readonly #range: IdRange;
+  readonly #cgroup: Cgroup;
+  readonly #onOutput: (output: Output) => void;
+  readonly #settleEnded: (reason: HatchError) => void;
+  #channel: FunctionChannel | undefined;
+  #init: InitChannel | undefined;
+  #rawOutput: RawOutput | undefined;
+  #pidFd: number | undefined;
+  #pidWatch: Watch | undefined;
+  #root: WritableRoot | undefined;
+  #pid = 0;
+  #memoryBytes = 0;
+  #reason: HatchError | undefined;
+
+  /** Starts a container; it may be assigned a function at once. Rejects with `host.start_failed`. */
+  static async create(
+    parts: SandboxParts,
+    options: { id: string; limits: CgroupLimits; onOutput: (output: Output) => void },
+  ): Promise<Sandbox> {
+    const range = await parts.idRanges.acquire();
+    let cgroup: Cgroup;
+    try {
+      cgroup = parts.cgroups.create(options.id, options.limits);
+    } catch (error) {
+      parts.idRanges.release(range);
+      throw error;
+    }
+    const sandbox = new Sandbox(parts, range, cgroup, options);
+    try {
+      await sandbox.#start();
+    } catch (error) {
+      const message = `Cannot start container "${options.id}": ${messageOf(error)}`;
+      await sandbox.#release(new HatchError('host.start_failed', message, { cause: error }));
+      throw new HatchError('host.start_failed', message, { cause: error });
+    }
+    return sandbox;
+  }
+
+  private constructor(
+    parts: SandboxParts,
+    range: IdRange,
+    cgroup: Cgroup,
+    options: { id: string; onOutput: (output: Output) => void },
+  ) {
+    this.id = options.id;
+    this.#parts = parts;
+    this.#range = range;
+    this.#cgroup = cgroup;
+    this.#onOutput = options.onOutput;
+    const ended = Promise.withResolvers<HatchError>();
+    this.ended = ended.promise;
+    this.#settleEnded = ended.resolve;
+  }
+
+  /** Process id of PID 1, as the host sees it. */
+  get pid(): number {
+    return this.#pid;
+  }
+
+  get alive(): boolean {
+    return this.#reason === undefined;
+  }
+
+  get cgroup(): Cgroup {
+    return this.#cgroup;
+  }
+
+  /** What the function has written; undefined while parked or once ended. */
+  get upperDirectory(): string | undefined {
+    return this.alive ? this.#root?.upperDirectory : undefined;
+  }
+
+  /** The layers the function was given, as its id range sees them; bottom first. */
+  get lowerDirectories(): readonly string[] {
+    return this.#root?.lowerDirectories ?? [];
+  }
+
+  /** Resolves when both processes wait for a function; with the steps that took. */
+  async parked(): Promise<Step[]> {
+    const steps = await this.#liveChannel().parked;
+    await this.#init?.running;
+    return steps;
+  }
+
+  /** Makes it an instance of one function. Resolves when that is loaded, with the steps it took. */
+  async assign({ specialisation, layerNames, limits }: Assignment): Promise<Step[]> {
+    const channel = this.#liveChannel();
+    const startNs = nowNs();
+    this.#cgroup.setLimits(limits);
+    this.#memoryBytes = limits.memoryBytes;
+    const limitedNs = nowNs();
+    this.#root = this.#parts.storage.createRoot({
+      id: this.id,
+      lowerDirectories: layerNames.map((name) => join(this.#range.layersDirectory, name)),
+      ownerUid: this.#range.firstHostId,
+      ownerGid: this.#range.firstHostId,
+    });
+    const loaded = channel.assign(specialisation, this.#root.mountFd);
+    this.#root.closeMount();
+    const steps = await loaded;
+    // Foreign code may run only beside a PID 1 that has no rights left to steal.
+    await this.#init?.running;
+    const limiting = { name: 'limits', startNs, endNs: limitedNs };
+    return [limiting, ...steps.map((step) => spanFrom(step, 'rootfs', limitedNs))];
+  }
+
+  /** `onStart` gets the call's number before anything is sent. Rejects with `function.*`. */
+  call(
+    metadata: CallMetadata,
+    payload: Uint8Array,
+    onStart: (callId: number) => void,
+  ): Promise<CallResult> {
+    return this.#liveChannel().call(metadata, payload, onStart);
+  }
+
+  cancel(callId: number): void {
+    this.#channel?.cancel(callId);
+  }
+
+  /** By way of PID 1, as `kill` from outside would. */
+  signal(signal: number): void {
+    this.#init?.signal(signal);
+  }
+
+  /** Kills all its processes. Resolves when everything it had is given back. Twice is fine. */
+  async destroy(reason = new HatchError('host.draining', 'Instance was retired')): Promise<void> {
+    this.#fail(reason);
+    if (this.#pidFd !== undefined) killByPidFd(this.#pidFd);
+    await this.ended;
+  }
+
+  async #start(): Promise<void> {
+    const network = this.#parts.networks.take();
+    const [control, controlFar] = socketPair('stream');
+    const [invoke, invokeFar] = socketPair('stream');
+    const [output, outputFar] = pipe();
+    const theirs = [controlFar, invokeFar, outputFar, ...(network === undefined ? [] : [network])];
+    try {
+      this.#init = new InitChannel(control, () => this.#onFunctionExit());
+      this.#channel = new FunctionChannel(invoke, this.#onOutput);
+      this.#rawOutput = new RawOutput(output, this.#onOutput);
+      // Or the function could not open its own /dev/stdout.
+      const owner = this.#range.firstHostId;
+      fchownSync(outputFar, owner + functionUser.uid, owner + functionUser.gid);
+      const spawned = await this.#parts.spawn({
+        identity: { id: this.id, ...functionUser },
+        fds: [
+          ['control', controlFar],
+          ['invoke', invokeFar],
+          ['stdout', outputFar],
+          ['userNamespace', this.#range.userNamespaceFd],
+          ...(network === undefined ? [] : [['networkNamespace', network] as const]),
+          ...this.#cgroup.joinFds.map((fd) => ['joinCgroup', fd] as const),
+        ],
+      });
+      this.#pid = spawned.pid;
+      this.#pidFd = spawned.pidFd;
+      this.#pidWatch = watchReadable(spawned.pidFd, () => this.#onGone());
+    } finally {
+      for (const fd of theirs) closeSync(fd);
+      this.#cgroup.closeJoinFds();
+    }
+  }
+
+  #liveChannel(): FunctionChannel {
+    if (this.#reason !== undefined) throw this.#reason;
+    if (this.#channel === undefined)
+      throw new HatchError('internal.bug', `Container "${this.id}" was never started`);
+    return this.#channel;
+  }
+
+  /** PID 1 said so; what the function still sent before it ended is read first. */
+  #onFunctionExit(): void {
+    setImmediate(() => this.#fail(this.#whyItEnded()));
+  }
+
+  /** The last process of the container is gone. */
+  #onGone(): void {
+    this.#pidWatch?.close();
+    this.#pidWatch = undefined;
+    setImmediate(() => void this.#release(this.#whyItEnded()));
+  }
+
+  #whyItEnded(): HatchError {
+    const exit = this.#init?.exit;
+    const details = { exitCode: exit?.exitCode, signal: exit?.signal };
+    if (this.#cgroup.oomKills() > 0) {
+      const limitBytes = this.#memoryBytes;
+      const peakBytes = this.#cgroup.usage().memoryPeakBytes;
+      return new HatchError(
+        'function.oom',
+        `Function used more than its ${Math.round(limitBytes / 2 ** 20)} MiB of memory`,
+        { details: { ...details, scope: 'cgroup', limitBytes, peakBytes } },
+      );
+    }
+    const how =
+      exit === undefined
+        ? 'was killed'
+        : exit.signal === undefined
+          ? `exited with status ${exit.exitCode}`
+          : `was ended by signal ${exit.signal}`;
+    return new HatchError('function.exited', `Function ${how}`, { details });
+  }
+
+  /** From here on every call fails with this; the first reason stays. */
+  #fail(reason: HatchError): void {
+    this.#reason ??= reason;
+    this.#channel?.close(this.#reason);
+  }
+
+  async #release(reason: HatchError): Promise<void> {
+    this.#fail(reason);
+    this.#init?.close();
+    this.#rawOutput?.close();
+    if (this.#pidFd !== undefined) closeSync(this.#pidFd);
+    this.#pidFd = undefined;
+    // A parked one may end before it had a root.
+    const results = await Promise.allSettled([this.#cgroup.remove(), this.#root?.destroy()]);
+    // With something left behind the range stays taken: its next owner would meet it.
+    if (results.every((result) => result.status === 'fulfilled'))
+      this.#parts.idRanges.release(this.#range);
+    this.#settleEnded(this.#reason ?? reason);
+  }
+}
+
+/** The host's share of a step belongs to it: the step begins where the host began. */
+function spanFrom(step: Step, name: string, startNs: number): Step {
+  return step.name === name ? { ...step, startNs } : step;
+}
