@@ -1,4 +1,4 @@
-/** The further files a function ships: named by globs, found in its folder or made by `build.ts`. */
+/** The further files a function ships: found by globs in its folder or made by its `build.ts`. */
 import { execFile } from 'node:child_process';
 import { glob, lstat, mkdir, stat } from 'node:fs/promises';
 import { join, sep } from 'node:path';

@@ -48,13 +48,15 @@ export function parseManifest(value: unknown): FunctionManifest {
   return manifest;
 }
 
-/** The JSON Schema of `function.json` for editors; committed as `functions/function.schema.json`. */
+/** The JSON Schema of `function.json`, for editors: `functions/function.schema.json`. */
 export function manifestJsonSchema(): Record<string, unknown> {
   return { ...z.toJSONSchema(manifestSchema, { io: 'input' }), title: 'Hatchery function' };
 }
 
 export const functionNamePattern = /^[a-z0-9][a-z0-9-]{0,62}$/;
 
+/** The whole record has to fit into one message. */
+const envLengthMax = 64 * 1024;
 const relativePath = z
   .string()
   .min(1)
@@ -64,8 +66,8 @@ const variableName = z
   .string()
   .max(128)
   .regex(/^[A-Za-z_][A-Za-z0-9_]*$/, 'must be letters, digits and _');
-const port =
-  '(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])';
+const portProtocol =
+  /^(?:[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])\/(?:tcp|udp)$/;
 
 const manifestSchema = z.strictObject({
   $schema: z.string().optional().describe('Where editors find the schema of this file'),
@@ -100,9 +102,7 @@ const manifestSchema = z.strictObject({
     .union([
       z.literal('none'),
       z.strictObject({
-        egress: z
-          .array(z.string().regex(new RegExp(`^${port}/(?:tcp|udp)$`), 'must be like 443/tcp'))
-          .max(64),
+        egress: z.array(z.string().regex(portProtocol, 'must be like 443/tcp')).max(64),
       }),
     ])
     .default('none')
@@ -115,7 +115,7 @@ const manifestSchema = z.strictObject({
         .max(32_768)
         .regex(/^[^\0]*$/, 'must not contain NUL'),
     )
-    .refine((env) => Object.keys(env).length <= 128, 'must have at most 128 entries')
+    .refine((env) => JSON.stringify(env).length <= envLengthMax, 'must be at most 64 KiB of JSON')
     .default({})
     .describe('Environment variables'),
   secrets: z.array(variableName).max(64).default([]).describe('Secrets, given as variables'),

@@ -1,0 +1,125 @@
+/** The object store `hatch_layers`: compressed layers by their digest, each stored once. */
+import { Readable } from 'node:stream';
+import type { ReadableStream as NodeReadableStream } from 'node:stream/web';
+import type { NatsConnection } from '@nats-io/nats-core';
+import { Objm } from '@nats-io/obj';
+import type { ObjectInfo, ObjectStore } from '@nats-io/obj';
+import { HatchError, messageOf } from '../base/errors.ts';
+import { DigestMeter } from '../image/digest.ts';
+import type { Digest } from '../image/digest.ts';
+
+const storeName = 'hatch_layers';
+const chunkBytes = 512 * 1024;
+export const layerBytesMax = 512 * 1024 * 1024;
+
+export class LayerObjects {
+  readonly #store: ObjectStore;
+
+  private constructor(store: ObjectStore) {
+    this.#store = store;
+  }
+
+  static async open(connection: NatsConnection): Promise<LayerObjects> {
+    try {
+      return new LayerObjects(await new Objm(connection).create(storeName));
+    } catch (error) {
+      throw unavailable('open the layer store', error);
+    }
+  }
+
+  /**
+   * Stores a layer, or notes that one there is in use again.
+   * @throws HatchError `deploy.invalid` when the bytes are not those of `digest`
+   */
+  async put(source: Uint8Array | Readable, digest: Digest): Promise<void> {
+    if (await this.has(digest)) {
+      // A new time of use keeps it from being collected until its version is published.
+      await this.#store.update(digest, { name: digest, metadata: usedNow() });
+      if (source instanceof Readable) source.destroy();
+      return;
+    }
+    const meter = new DigestMeter({ bytesMax: layerBytesMax, tooLarge });
+    const stream = source instanceof Readable ? source : Readable.from([source]);
+    stream.once('error', (error) => meter.destroy(error));
+    const meta = {
+      name: digest,
+      options: { max_chunk_size: chunkBytes },
+      metadata: usedNow(),
+    };
+    try {
+      await this.#store.put(meta, webStream(stream.pipe(meter)));
+    } catch (error) {
+      if (error instanceof HatchError) throw error;
+      throw unavailable(`store layer "${digest}"`, error);
+    }
+    const found = meter.digest();
+    if (found === digest) return;
+    await this.#store.delete(digest);
+    throw new HatchError(
+      'deploy.invalid',
+      `Cannot store layer "${digest}": its bytes have digest "${found}"; send it again`,
+    );
+  }
+
+  /**
+   * The bytes of a layer. Who reads them verifies the digest.
+   * @throws HatchError `image.not_found`
+   */
+  async get(digest: Digest): Promise<Readable> {
+    const result = await this.#store.get(digest).catch((error: unknown) => {
+      throw unavailable(`read layer "${digest}"`, error);
+    });
+    if (result === null) {
+      throw new HatchError('image.not_found', `Cannot find layer "${digest}": deploy it again`);
+    }
+    // The same failure also comes through the stream, where the reader sees it.
+    result.error.catch(() => undefined);
+    return Readable.fromWeb(result.data as NodeReadableStream<Uint8Array>);
+  }
+
+  async has(digest: Digest): Promise<boolean> {
+    const info = await this.#store.info(digest).catch((error: unknown) => {
+      throw unavailable(`look for layer "${digest}"`, error);
+    });
+    return info !== null && !info.deleted;
+  }
+
+  /** All layers, with the time each was last put. */
+  async list(): Promise<{ digest: string; usedAtMs: number }[]> {
+    // A layer put twice is listed twice; the later entry counts.
+    const byDigest = new Map<string, number>();
+    for (const info of await this.#store.list()) byDigest.set(info.name, usedAtMs(info));
+    return [...byDigest].map(([digest, usedAtMs]) => ({ digest, usedAtMs }));
+  }
+
+  async delete(digest: string): Promise<void> {
+    await this.#store.delete(digest);
+  }
+}
+
+function usedNow(): Record<string, string> {
+  return { usedAtMs: String(Date.now()) };
+}
+
+function usedAtMs({ metadata, mtime }: ObjectInfo): number {
+  const noted = Number(metadata?.['usedAtMs']);
+  return Number.isFinite(noted) ? noted : Date.parse(mtime);
+}
+
+/** The client is typed with the browser's streams; Node's are the same at run time. */
+function webStream(stream: Readable): ReadableStream<Uint8Array> {
+  return Readable.toWeb(stream) as ReadableStream<Uint8Array>;
+}
+
+function tooLarge(): HatchError {
+  return new HatchError(
+    'deploy.invalid',
+    `Cannot store a layer of more than ${layerBytesMax} bytes: ship fewer or smaller files`,
+  );
+}
+
+function unavailable(what: string, error: unknown): HatchError {
+  return new HatchError('host.nats_unavailable', `Cannot ${what}: ${messageOf(error)}`, {
+    cause: error,
+  });
+}

@@ -1,0 +1,351 @@
+/**
+ * The functions that are deployed, for all hosts of a NATS system: records in KV, layers in the
+ * object store. A deploy goes
+ *
+ *     putLayer -> publish -> (the caller makes an instance ready) -> activate
+ *                                                             \-> discard, when it does not start
+ *
+ * and only `activate` changes what callers reach: it moves the function's pointer, and fails when
+ * somebody else moved it since the deploy began. Version records never change.
+ */
+import type { Readable } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { NatsConnection } from '@nats-io/nats-core';
+import { HatchError, toHatchError } from '../base/errors.ts';
+import type { Digest } from '../image/digest.ts';
+import type { LayerBlob } from '../image/layer-tar.ts';
+import { LayerObjects } from './layer-objects.ts';
+import { parseManifest } from './manifest.ts';
+import type { FunctionManifest } from './manifest.ts';
+import { decodePointer, decodeVersion, encodePointer, keys } from './record.ts';
+import type { FunctionState, FunctionVersion } from './record.ts';
+import { RecordStore } from './record-store.ts';
+import {
+  functionNotFound,
+  versionBefore,
+  versionNotFound,
+  withAlias,
+  withLatest,
+} from './state.ts';
+import { FunctionView } from './view.ts';
+import type { FunctionChange } from './view.ts';
+
+export interface WatchHandlers {
+  /** A function came, changed or went. Those there are come before `watch` resolves. */
+  onChange?: (change: FunctionChange) => void;
+  /** The watch broke and is being set up again, or a record can't be read. */
+  onError?: (error: HatchError) => void;
+}
+
+/** How long a layer or an unfinished deploy is left alone by `collect`. */
+export interface CollectOptions {
+  layerGraceMs?: number;
+  unfinishedGraceMs?: number;
+}
+
+const layerGraceMs = 10 * 60_000;
+const unfinishedGraceMs = 60 * 60_000;
+const attemptsMax = 10;
+const watchRetryMs = 500;
+
+export class FunctionRegistry {
+  readonly #records: RecordStore;
+  readonly #layers: LayerObjects;
+  readonly #closing = new AbortController();
+  #view: FunctionView | undefined;
+  #watching: Promise<void> | undefined;
+
+  private constructor(records: RecordStore, layers: LayerObjects) {
+    this.#records = records;
+    this.#layers = layers;
+  }
+
+  /**
+   * Opens the bucket and the object store, and makes them when they are missing.
+   * @throws HatchError `host.nats_unavailable`
+   */
+  static async open(connection: NatsConnection): Promise<FunctionRegistry> {
+    const records = await RecordStore.open(connection);
+    return new FunctionRegistry(records, await LayerObjects.open(connection));
+  }
+
+  /**
+   * Starts to follow all changes; resolves when `get` and `resolve` know what is deployed now.
+   * @throws HatchError `host.nats_unavailable`
+   */
+  async watch({ onChange, onError }: WatchHandlers = {}): Promise<void> {
+    if (this.#view !== undefined) throw new HatchError('internal.bug', 'Cannot watch twice');
+    const report = onError ?? (() => undefined);
+    this.#view = new FunctionView(onChange ?? (() => undefined));
+    const ready = Promise.withResolvers<void>();
+    this.#watching = this.#follow(this.#view, ready, report);
+    await ready.promise.catch((error: unknown) => {
+      this.#view = undefined;
+      throw error;
+    });
+  }
+
+  /** Ends the watch. The connection is the caller's. */
+  async close(): Promise<void> {
+    this.#closing.abort();
+    await this.#watching;
+  }
+
+  /** From memory; needs `watch`. */
+  get(name: string): FunctionState | undefined {
+    return this.#watched().get(name);
+  }
+
+  /**
+   * The version that a call reaches; from memory; needs `watch`.
+   * @throws HatchError `function.not_found`, `version.not_found`
+   */
+  resolve(name: string, qualifier?: string): FunctionVersion {
+    return this.#watched().resolve(name, qualifier);
+  }
+
+  /** From the server: `revision` is what `activate` wants, and 0 for a function that is new. */
+  async read(name: string): Promise<FunctionState | undefined> {
+    const key = keys.pointer(name);
+    const record = await this.#records.get(key);
+    return record === undefined ? undefined : decodePointer(key, record.json, record.revision);
+  }
+
+  /** All functions, from the server, by name. */
+  async list(): Promise<FunctionState[]> {
+    const records = await this.#records.readAll(keys.allPointers);
+    return records
+      .map(({ key, json, revision }) => decodePointer(key, json, revision))
+      .sort((a, b) => (a.name < b.name ? -1 : 1));
+  }
+
+  /**
+   * The versions of a function that can be called, from the server, oldest first.
+   * @throws HatchError `function.not_found`
+   */
+  async versions(name: string): Promise<FunctionVersion[]> {
+    const { versions } = await this.#require(name);
+    const records = await this.#records.readAll(keys.versionsOf(name));
+    return records
+      .map(({ key, json }) => decodeVersion(key, json))
+      .filter(({ version }) => versions.includes(version))
+      .sort((a, b) => Number(a.version) - Number(b.version));
+  }
+
+  /** Stores the compressed layer. @throws HatchError `deploy.invalid` when the digest differs */
+  async putLayer(source: Uint8Array | Readable, digest: Digest): Promise<void> {
+    await this.#layers.put(source, digest);
+  }
+
+  /** The compressed layer; the reader verifies it. @throws HatchError `image.not_found` */
+  async getLayer(digest: Digest): Promise<Readable> {
+    return this.#layers.get(digest);
+  }
+
+  /**
+   * Writes the next version of a function. No call reaches it until it is activated.
+   * @throws HatchError `deploy.invalid` for a bad manifest or when the layer was not put before
+   */
+  async publish(deploy: {
+    manifest: FunctionManifest;
+    entryPath: string;
+    layer: LayerBlob;
+  }): Promise<FunctionVersion> {
+    const manifest = parseManifest(deploy.manifest);
+    const { name } = manifest;
+    if (!(await this.#layers.has(deploy.layer.digest))) {
+      throw new HatchError(
+        'deploy.invalid',
+        `Cannot publish "${name}": put layer "${deploy.layer.digest}" first`,
+      );
+    }
+    const { entryPath, layer } = deploy;
+    const version = await this.#reserveVersion(name);
+    const record = { name, version, manifest, entryPath, layer, createdAtMs: Date.now() };
+    const key = keys.version(name, version);
+    const checked = decodeVersion(key, JSON.parse(JSON.stringify(record)));
+    const revision = await this.#records.put(key, JSON.stringify(checked), 0);
+    this.#view?.apply({ key, json: checked, revision });
+    return checked;
+  }
+
+  /**
+   * Makes a published version the one that callers reach.
+   * @param expectedRevision `revision` of the state the deploy began with; 0 for a new function
+   * @throws HatchError `deploy.conflict` when the function has changed since; `version.not_found`
+   */
+  async activate(name: string, version: string, expectedRevision: number): Promise<FunctionState> {
+    if ((await this.#records.get(keys.version(name, version))) === undefined) {
+      throw versionNotFound(name, version);
+    }
+    const current = await this.read(name);
+    if ((current?.revision ?? 0) !== expectedRevision) {
+      throw new HatchError(
+        'deploy.conflict',
+        `Cannot activate version ${version} of "${name}": somebody else has changed the ` +
+          'function meanwhile; deploy again',
+      );
+    }
+    const { state, dropped } = withLatest(current, { name, version, atMs: Date.now() });
+    const next = await this.#putState(state);
+    for (const old of dropped) await this.#records.delete(keys.version(name, old));
+    if (dropped.length > 0) await this.collect();
+    return next;
+  }
+
+  /**
+   * Removes a published version that is not to be activated.
+   * @throws HatchError `deploy.conflict` when it is active already
+   */
+  async discard(name: string, version: string): Promise<void> {
+    if ((await this.read(name))?.versions.includes(version) === true) {
+      throw new HatchError(
+        'deploy.conflict',
+        `Cannot discard version ${version} of "${name}": it has been activated`,
+      );
+    }
+    await this.#records.delete(keys.version(name, version));
+    await this.collect();
+  }
+
+  /**
+   * Makes an older version the latest: the one before, or `toVersion` (a version or an alias).
+   * @throws HatchError `function.not_found`, `version.not_found`, `deploy.conflict`
+   */
+  async rollback(name: string, toVersion?: string): Promise<FunctionState> {
+    const state = await this.#require(name);
+    const target = toVersion ?? versionBefore(state);
+    const version = Object.hasOwn(state.aliases, target) ? state.aliases[target] : target;
+    if (version === undefined || !state.versions.includes(version)) {
+      throw versionNotFound(name, target);
+    }
+    if (version === state.latest) return state;
+    return this.activate(name, version, state.revision);
+  }
+
+  /**
+   * Points `alias` at `version`; removes the alias when `version` is undefined.
+   * @throws HatchError `request.invalid`, `function.not_found`, `version.not_found`
+   */
+  async setAlias(name: string, alias: string, version: string | undefined): Promise<FunctionState> {
+    return retryConflicts(async () =>
+      this.#putState(withAlias(await this.#require(name), alias, version)),
+    );
+  }
+
+  /** Removes a function and its versions. @throws HatchError `function.not_found` */
+  async remove(name: string): Promise<void> {
+    const { revision } = await this.#require(name);
+    const key = keys.pointer(name);
+    await this.#records.delete(key, revision);
+    for (const version of await this.#records.readAll(keys.versionsOf(name))) {
+      await this.#records.delete(version.key);
+    }
+    await this.collect();
+  }
+
+  /**
+   * Removes what nothing refers to: versions of deploys that were never finished, and layers of
+   * no version. What is younger than the grace may belong to a deploy that is under way. A host
+   * calls this from time to time.
+   */
+  async collect(options: CollectOptions = {}): Promise<{ versions: number; layers: number }> {
+    const layers = await this.#layers.list();
+    const records = await this.#records.readAll(keys.allVersions);
+    const versions = records.map(({ key, json }) => ({ key, ...decodeVersion(key, json) }));
+    const states = new Map((await this.list()).map((state) => [state.name, state]));
+    const now = Date.now();
+    const unfinished = versions.filter(
+      ({ name, version, createdAtMs }) =>
+        states.get(name)?.versions.includes(version) !== true &&
+        now - createdAtMs >= (options.unfinishedGraceMs ?? unfinishedGraceMs),
+    );
+    for (const { key } of unfinished) await this.#records.delete(key);
+    const used = new Set<string>(
+      versions.filter((one) => !unfinished.includes(one)).map(({ layer }) => layer.digest),
+    );
+    const unused = layers.filter(
+      ({ digest, usedAtMs }) =>
+        !used.has(digest) && now - usedAtMs >= (options.layerGraceMs ?? layerGraceMs),
+    );
+    for (const { digest } of unused) await this.#layers.delete(digest);
+    return { versions: unfinished.length, layers: unused.length };
+  }
+
+  /** A counter of its own, so that a number is not given again after a discard or a removal. */
+  async #reserveVersion(name: string): Promise<string> {
+    return retryConflicts(async () => {
+      const key = keys.counter(name);
+      const record = await this.#records.get(key);
+      const next = Number(record?.json ?? 0) + 1;
+      await this.#records.put(key, String(next), record?.revision ?? 0);
+      return String(next);
+    });
+  }
+
+  async #putState(state: FunctionState): Promise<FunctionState> {
+    const key = keys.pointer(state.name);
+    const json = encodePointer(state);
+    const revision = await this.#records.put(key, json, state.revision);
+    this.#view?.apply({ key, json: JSON.parse(json), revision });
+    return { ...state, revision };
+  }
+
+  async #require(name: string): Promise<FunctionState> {
+    const state = await this.read(name);
+    if (state === undefined) throw functionNotFound(name);
+    return state;
+  }
+
+  #watched(): FunctionView {
+    if (this.#view !== undefined) return this.#view;
+    throw new HatchError('internal.bug', 'Cannot look up a function before watch()');
+  }
+
+  /** Only the first failure to start is the caller's; later ones are mended here. */
+  async #follow(
+    view: FunctionView,
+    ready: PromiseWithResolvers<void>,
+    report: (error: HatchError) => void,
+  ): Promise<void> {
+    const signal = this.#closing.signal;
+    let isReady = false;
+    const watcher = {
+      onRecord: (record: Parameters<FunctionView['apply']>[0]) => {
+        try {
+          view.apply(record);
+        } catch (error) {
+          report(toHatchError(error));
+        }
+      },
+      onReady: () => {
+        view.endSync();
+        isReady = true;
+        ready.resolve();
+      },
+    };
+    while (!signal.aborted) {
+      try {
+        view.beginSync();
+        await this.#records.watch(watcher, signal);
+      } catch (error) {
+        const failure = toHatchError(error, 'host.nats_unavailable');
+        if (!isReady) return ready.reject(failure);
+        report(failure);
+      }
+      await sleep(watchRetryMs, undefined, { signal }).catch(() => undefined);
+    }
+    ready.resolve();
+  }
+}
+
+async function retryConflicts<Result>(action: () => Promise<Result>): Promise<Result> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await action();
+    } catch (error) {
+      const isConflict = error instanceof HatchError && error.code === 'deploy.conflict';
+      if (!isConflict || attempt >= attemptsMax) throw error;
+    }
+  }
+}
