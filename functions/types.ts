@@ -12,7 +12,8 @@ export interface HandlerContext {
   readonly signal: AbortSignal;
   /** The NATS subject of the call. */
   readonly subject: string;
-  readonly headers: Readonly<Record<string, string>>;
+  /** Of the message; a header can come several times. */
+  readonly headers: Readonly<Record<string, readonly string[]>>;
   /** 1 for the first delivery of a message. */
   readonly attempt: number;
 }

@@ -140,8 +140,9 @@ test('without the program the error says what to run', async () => {
     await startNatsServer({ stateDirectory: ${JSON.stringify(directory)} }).catch((error) =>
       console.log(error.code, error.message));`;
   const hide = 'for f in $(which -a nats-server); do mount --bind /dev/null $f; done; exec "$@"';
+  const hidden = `exec unshare -m sh -c '${hide}' sh "$@"`;
   const node = [process.execPath, '--input-type=module', '-e', script];
-  const child = spawn('unshare', ['-m', 'sh', '-c', hide, 'sh', ...node], {
+  const child = spawn('sh', ['-c', hidden, 'sh', ...node], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   let output = '';
