@@ -29,6 +29,7 @@ bubblewrap|command bwrap|optional|"npm run bench -- start" cannot compare with b
 busybox-static|command busybox|optional|the tests that need a static shell fail; hatch itself works
 gcc|command gcc|optional|the test of struct layouts against the C compiler fails
 libc6-dev|file /usr/include/stdio.h|optional|the test of struct layouts against the C compiler fails
+libseccomp-dev|file /usr/include/seccomp.h|optional|the test of struct layouts fails
 '
 
 main() {

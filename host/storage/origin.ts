@@ -1,6 +1,6 @@
 /**
  * Where a file in an upper directory came from. Overlayfs marks each inode it copies up with the
- * file handle of the lower one; a file made new has no mark, nor has one that replaced a lower file.
+ * file handle of the lower one; a new file has no mark, nor has one that replaced a lower file.
  */
 import { closeSync, constants, fstatSync, openSync } from 'node:fs';
 import { isErrno } from '../sys/errors.ts';

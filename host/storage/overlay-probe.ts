@@ -56,7 +56,7 @@ function unsupported(error: unknown): HatchError {
   return new HatchError(
     'host.unsupported',
     `Cannot use overlayfs for the writable roots: ${messageOf(error)}; ` +
-      'it needs root, a kernel with overlay (modprobe overlay) and, below, tmpfs, ext4, xfs or btrfs',
+      'run as root on a kernel with overlay (modprobe overlay), with state on ext4, xfs or btrfs',
     { cause: error },
   );
 }

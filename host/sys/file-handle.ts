@@ -2,7 +2,7 @@
 import { O_CLOEXEC, O_PATH } from './file.ts';
 import { syscallError, trySyscall } from './libc.ts';
 
-// <fcntl.h>: struct file_handle { unsigned int handle_bytes; int handle_type; unsigned char f_handle[]; }
+/** struct file_handle (<fcntl.h>) */
 export const fileHandleLayout = { handleBytes: 0, handleType: 4, handle: 8 } as const;
 
 const openByHandleAt = trySyscall<[number, Uint8Array, number]>(
@@ -10,8 +10,8 @@ const openByHandleAt = trySyscall<[number, Uint8Array, number]>(
 );
 
 /**
- * A path descriptor (`O_PATH`, close-on-exec) of the inode with that handle, on the file system that
- * `mountFd` is on; undefined when there is none any more. Needs CAP_DAC_READ_SEARCH.
+ * A path descriptor (`O_PATH`, close-on-exec) of the inode with that handle, on the file system
+ * that `mountFd` is on; undefined when there is none any more. Needs CAP_DAC_READ_SEARCH.
  */
 export function openHandle(
   mountFd: number,

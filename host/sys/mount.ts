@@ -13,7 +13,8 @@ const OPEN_TREE_CLOEXEC = 0o2000000;
 const MOVE_MOUNT_F_EMPTY_PATH = 0x4;
 const MOVE_MOUNT_T_EMPTY_PATH = 0x40;
 const MNT_DETACH = 2;
-const FSCONFIG = { setFlag: 0, setString: 1, setFd: 5, create: 6 } as const;
+/** Commands of fsconfig(2). */
+export const fsconfigCommand = { setFlag: 0, setString: 1, setFd: 5, create: 6 } as const;
 const MS_REC = 16384;
 const MS_PRIVATE = 1 << 18;
 
@@ -26,6 +27,8 @@ export const mountAttribute = {
   noSymlinkFollow: 0x200000,
 } as const;
 const MOUNT_ATTR_IDMAP = 0x100000;
+/** struct mount_attr */
+export const mountAttrLayout = { size: 32, set: 0, propagation: 16, userNamespaceFd: 24 } as const;
 
 export type MountOption =
   | { key: string }
@@ -80,7 +83,8 @@ const mountSetattrCall = numberedSyscall<[number, string, number, Uint8Array, nu
   (_fd, path) => (path === '' ? '' : `"${path}"`),
 );
 const mountCall = syscall<[string, string, string | null, number, string | null]>(
-  'int mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data)',
+  'int mount(const char *source, const char *target, const char *type, unsigned long flags, ' +
+    'const char *data)',
   (_source, target) => `on "${target}"`,
 );
 const umount2 = syscall<[string, number]>(
@@ -109,7 +113,7 @@ export function createMount(options: {
   const context = fsopen(options.type, FSOPEN_CLOEXEC);
   try {
     for (const option of options.options) configure(context, option);
-    fsconfigCreate(context, FSCONFIG.create, null, null, 0);
+    fsconfigCreate(context, fsconfigCommand.create, null, null, 0);
     return fsmount(context, FSMOUNT_CLOEXEC, options.attributes);
   } catch (error) {
     const explanation = contextLog(context);
@@ -131,12 +135,12 @@ export function setMountAttributes(
   mountFd: number,
   options: { attributes: number; userNamespaceFd?: number; recursive?: boolean },
 ): void {
-  // struct mount_attr { __u64 attr_set, attr_clr, propagation, userns_fd; }
-  const attr = Buffer.alloc(32);
+  const layout = mountAttrLayout;
+  const attr = Buffer.alloc(layout.size);
   const idmap = options.userNamespaceFd === undefined ? 0 : MOUNT_ATTR_IDMAP;
-  attr.writeBigUInt64LE(BigInt(options.attributes | idmap), 0);
-  attr.writeBigUInt64LE(BigInt(MS_PRIVATE), 16);
-  attr.writeBigUInt64LE(BigInt(options.userNamespaceFd ?? 0), 24);
+  attr.writeBigUInt64LE(BigInt(options.attributes | idmap), layout.set);
+  attr.writeBigUInt64LE(BigInt(MS_PRIVATE), layout.propagation);
+  attr.writeBigUInt64LE(BigInt(options.userNamespaceFd ?? 0), layout.userNamespaceFd);
   const flags = AT_EMPTY_PATH | (options.recursive === true ? AT_RECURSIVE : 0);
   mountSetattrCall(mountFd, '', flags, attr, attr.length);
 }
@@ -172,10 +176,10 @@ export function pivotRootHere(): void {
 }
 
 function configure(context: number, option: MountOption): void {
-  if ('fd' in option) fsconfigString(context, FSCONFIG.setFd, option.key, null, option.fd);
+  if ('fd' in option) fsconfigString(context, fsconfigCommand.setFd, option.key, null, option.fd);
   else if ('value' in option)
-    fsconfigString(context, FSCONFIG.setString, option.key, option.value, 0);
-  else fsconfigString(context, FSCONFIG.setFlag, option.key, null, 0);
+    fsconfigString(context, fsconfigCommand.setString, option.key, option.value, 0);
+  else fsconfigString(context, fsconfigCommand.setFlag, option.key, null, 0);
 }
 
 function contextLog(context: number): string {

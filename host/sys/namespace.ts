@@ -13,6 +13,9 @@ export const namespaceFlag = {
   network: 0x40000000,
 } as const;
 
+/** struct ifreq */
+export const interfaceRequestLayout = { size: 40, name: 0, flags: 16 } as const;
+
 const unshareCall = syscall<[number]>('int unshare(int flags)', describeFlags);
 const setnsCall = syscall<[number, number]>('int setns(int fd, int type)', (_fd, type) =>
   describeFlags(type),
@@ -63,10 +66,9 @@ export function bringLoopbackUp(): void {
   const IFF_UP = 1;
   const fd = socketCall(AF_INET, SOCK_DGRAM_CLOEXEC, 0);
   try {
-    // struct ifreq: 16 bytes of name, then the flags; 40 bytes in all.
-    const request = Buffer.alloc(40);
-    request.write('lo', 0, 'latin1');
-    request.writeInt16LE(IFF_UP, 16);
+    const request = Buffer.alloc(interfaceRequestLayout.size);
+    request.write('lo', interfaceRequestLayout.name, 'latin1');
+    request.writeInt16LE(IFF_UP, interfaceRequestLayout.flags);
     ioctlCall(fd, SIOCSIFFLAGS, request);
   } finally {
     closeSync(fd);

@@ -32,6 +32,11 @@ export const resource = {
   messageQueueBytes: 12,
 } as const;
 
+/** struct rlimit */
+export const resourceLimitLayout = { size: 16, soft: 0, hard: 8 } as const;
+/** struct pollfd */
+export const pollFdLayout = { size: 8, fd: 0, events: 4, revents: 6 } as const;
+
 const prctlCall = syscall<[number, number, number, number, number]>(
   'int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)',
   (option, a) => `option ${option} argument ${a}`,
@@ -130,9 +135,9 @@ export function joinNewSessionKeyring(): void {
 
 /** Sets soft and hard limit alike. `which` is a value of `resource`. */
 export function setResourceLimit(which: number, value: number): void {
-  const limit = Buffer.alloc(16);
-  limit.writeBigUInt64LE(BigInt(value), 0);
-  limit.writeBigUInt64LE(BigInt(value), 8);
+  const limit = Buffer.alloc(resourceLimitLayout.size);
+  limit.writeBigUInt64LE(BigInt(value), resourceLimitLayout.soft);
+  limit.writeBigUInt64LE(BigInt(value), resourceLimitLayout.hard);
   setrlimitCall(which, limit);
 }
 
@@ -208,7 +213,8 @@ export function openSignalFd(): number {
 /** Size of struct signalfd_siginfo; `ssi_signo` is its first 32 bits. */
 export const signalInfoBytes = 128;
 
-const pollSet = allocate(8 * 16);
+const pollFdsMax = 16;
+const pollSet = allocate(pollFdLayout.size * pollFdsMax);
 
 /**
  * Blocks the whole process until one of the descriptors can be read or has hung up, and returns
@@ -216,11 +222,12 @@ const pollSet = allocate(8 * 16);
  */
 export function waitReadable(fds: readonly number[], timeoutMs: number): number[] {
   const POLLIN = 1;
+  const { size, fd: fdOffset, events, revents } = pollFdLayout;
   fds.forEach((fd, index) => {
-    pollSet.bytes.writeInt32LE(fd, index * 8);
-    pollSet.bytes.writeInt16LE(POLLIN, index * 8 + 4);
-    pollSet.bytes.writeInt16LE(0, index * 8 + 6);
+    pollSet.bytes.writeInt32LE(fd, index * size + fdOffset);
+    pollSet.bytes.writeInt16LE(POLLIN, index * size + events);
+    pollSet.bytes.writeInt16LE(0, index * size + revents);
   });
   if (pollCall(pollSet.address, fds.length, timeoutMs) <= 0) return [];
-  return fds.filter((_fd, index) => pollSet.bytes.readInt16LE(index * 8 + 6) !== 0);
+  return fds.filter((_fd, index) => pollSet.bytes.readInt16LE(index * size + revents) !== 0);
 }

@@ -1,4 +1,4 @@
-/** Layers for storage tests: directories with given files, in a place that is removed afterwards. */
+/** Layers for storage tests: directories with given files, in a place that is removed after. */
 import fs from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';

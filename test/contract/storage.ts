@@ -1,4 +1,4 @@
-/** What every storage driver promises (host/storage/storage-driver.ts), as a suite for any of them. */
+/** What every storage driver promises (host/storage/storage-driver.ts), as a suite for any. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';

@@ -1,0 +1,277 @@
+/**
+ * What host/sys writes into memory by hand is what C means: every constant, found in the sources by
+ * its C name, and every structure's layout, checked against the headers by the C compiler.
+ */
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import fs from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { before, describe, test } from 'node:test';
+import { fileHandleLayout } from '../../../host/sys/file-handle.ts';
+import { encodeOpenHow, makeDevice, resolve } from '../../../host/sys/file.ts';
+import { errnoOf } from '../../../host/sys/libc.ts';
+import { fsconfigCommand, mountAttribute, mountAttrLayout } from '../../../host/sys/mount.ts';
+import { interfaceRequestLayout, namespaceFlag } from '../../../host/sys/namespace.ts';
+import { callNumber } from '../../../host/sys/numbers.ts';
+import {
+  pollFdLayout,
+  resource,
+  resourceLimitLayout,
+  signalInfoBytes,
+} from '../../../host/sys/process.ts';
+import { filterInstructionsMax, filterProgramLayout } from '../../../host/sys/seccomp-filter.ts';
+import { comparisonLayout } from '../../../host/sys/seccomp.ts';
+import { messageLayout } from '../../../host/sys/socket.ts';
+
+const headers = `
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <seccomp.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <net/if.h>
+#include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/keyctl.h>
+#include <linux/openat2.h>
+#include <linux/seccomp.h>
+#include <linux/securebits.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+`;
+
+/** Constants whose name in the source is not their C name. */
+const spelledInC: Record<string, string> = {
+  ALLOW: 'SECCOMP_RET_ALLOW',
+  ERRNO: 'SECCOMP_RET_ERRNO',
+  BPF_LD_W_ABS: 'BPF_LD | BPF_W | BPF_ABS',
+  BPF_JEQ: 'BPF_JMP | BPF_JEQ | BPF_K',
+  SCMP_ACT_ERRNO: 'SCMP_ACT_ERRNO(0)',
+  SECUREBITS:
+    '(SECURE_ALL_BITS | SECURE_ALL_LOCKS | issecure_mask(SECURE_NO_CAP_AMBIENT_RAISE))' +
+    ' & ~issecure_mask(SECURE_KEEP_CAPS)',
+  LINUX_CAPABILITY_VERSION_3: '_LINUX_CAPABILITY_VERSION_3',
+  SOCK_DGRAM_CLOEXEC: 'SOCK_DGRAM | SOCK_CLOEXEC',
+};
+
+describe('the system layer agrees with the C compiler', () => {
+  /** C expression -> value, for all that the tests below ask. */
+  let inC: Map<string, bigint>;
+  const constants = constantsInSource();
+  const tables = namedTables();
+  const layouts = structureLayouts();
+
+  before(() => {
+    inC = evaluate([
+      ...constants.map(({ expression }) => expression),
+      ...tables.map(([expression]) => expression),
+      ...layouts.map(([expression]) => expression),
+      'makedev(0x12345, 0x6789a)',
+    ]);
+  });
+
+  test('constants', () => {
+    assert.ok(constants.length > 60, `saw only ${constants.length} constants`);
+    for (const { expression, value, where } of constants)
+      assert.equal(value, inC.get(expression), `${where}: ${expression}`);
+  });
+
+  test('tables of numbers: system calls, attributes, namespaces, limits', () => {
+    for (const [expression, value] of tables)
+      assert.equal(BigInt(value), inC.get(expression), expression);
+  });
+
+  test('sizes and offsets of structures', () => {
+    for (const [expression, value] of layouts)
+      assert.equal(BigInt(value), inC.get(expression), expression);
+  });
+
+  test('device numbers', () => {
+    const place = fs.mkdtempSync(join(tmpdir(), 'hatch-abi-'));
+    try {
+      const path = `${place}/device`;
+      makeDevice({ path, type: 'block', mode: 0o600, major: 0x123, minor: 0x6789a });
+      // The kernel keeps 12 bits of major and 20 of minor.
+      const expected = evaluate(['makedev(0x123, 0x6789a)']).values().next().value;
+      assert.equal(fs.statSync(path, { bigint: true }).rdev, expected);
+    } finally {
+      fs.rmSync(place, { recursive: true });
+    }
+  });
+
+  test('errno names', () => {
+    const names = ['EPERM', 'ENOENT', 'EAGAIN', 'EINVAL', 'ERANGE', 'ENOSYS', 'ESTALE', 'EMSGSIZE'];
+    for (const [name, value] of evaluate(names)) assert.equal(BigInt(errnoOf(name)), value, name);
+  });
+});
+
+/** Every `const NAME = number` of host/sys, wherever it stands. */
+function constantsInSource(): { expression: string; value: bigint; where: string }[] {
+  const folder = join(import.meta.dirname, '../../../host/sys');
+  const pattern = /const ([A-Z][A-Z0-9_]+) =\s*([-\w<|. ]+);/g;
+  return fs.readdirSync(folder).flatMap((file) =>
+    [...fs.readFileSync(join(folder, file), 'utf8').matchAll(pattern)].map((match) => {
+      const name = match[1] ?? '';
+      return {
+        expression: spelledInC[name] ?? name,
+        value: valueOf(match[2] ?? ''),
+        where: `host/sys/${file}`,
+      };
+    }),
+  );
+}
+
+/** The value of a literal, or of literals joined by `|` or `<<`. */
+function valueOf(source: string): bigint {
+  return source
+    .split('|')
+    .map((term) => {
+      const [value = 0n, shift = 0n] = term.split('<<').map(literal);
+      return value << shift;
+    })
+    .reduce((all, each) => all | each);
+}
+
+function literal(source: string): bigint {
+  const digits = source.trim().replaceAll('_', '').replace(/n$/, '');
+  return digits.startsWith('-') ? -BigInt(digits.slice(1)) : BigInt(digits);
+}
+
+function namedTables(): [string, number][] {
+  const calls = Object.entries(callNumber).map(([name, value]) => pair(`SYS_${name}`, value));
+  return [
+    ...calls,
+    pair('MOUNT_ATTR_RDONLY', mountAttribute.readOnly),
+    pair('MOUNT_ATTR_NOSUID', mountAttribute.noSuid),
+    pair('MOUNT_ATTR_NODEV', mountAttribute.noDev),
+    pair('MOUNT_ATTR_NOEXEC', mountAttribute.noExec),
+    pair('MOUNT_ATTR_NOSYMFOLLOW', mountAttribute.noSymlinkFollow),
+    pair('FSCONFIG_SET_FLAG', fsconfigCommand.setFlag),
+    pair('FSCONFIG_SET_STRING', fsconfigCommand.setString),
+    pair('FSCONFIG_SET_FD', fsconfigCommand.setFd),
+    pair('FSCONFIG_CMD_CREATE', fsconfigCommand.create),
+    pair('RESOLVE_NO_XDEV', resolve.noCrossMounts),
+    pair('RESOLVE_NO_MAGICLINKS', resolve.noMagicLinks),
+    pair('RESOLVE_NO_SYMLINKS', resolve.noSymlinks),
+    pair('RESOLVE_BENEATH', resolve.beneath),
+    pair('RESOLVE_IN_ROOT', resolve.inRoot),
+    pair('CLONE_NEWNS', namespaceFlag.mount),
+    pair('CLONE_NEWCGROUP', namespaceFlag.cgroup),
+    pair('CLONE_NEWUTS', namespaceFlag.uts),
+    pair('CLONE_NEWIPC', namespaceFlag.ipc),
+    pair('CLONE_NEWUSER', namespaceFlag.user),
+    pair('CLONE_NEWPID', namespaceFlag.pid),
+    pair('CLONE_NEWNET', namespaceFlag.network),
+    pair('RLIMIT_FSIZE', resource.fileSize),
+    pair('RLIMIT_CORE', resource.core),
+    pair('RLIMIT_NPROC', resource.processes),
+    pair('RLIMIT_NOFILE', resource.openFiles),
+    pair('RLIMIT_MEMLOCK', resource.lockedMemory),
+    pair('RLIMIT_SIGPENDING', resource.pendingSignals),
+    pair('RLIMIT_MSGQUEUE', resource.messageQueueBytes),
+    pair('BPF_MAXINSNS', filterInstructionsMax),
+  ];
+}
+
+function structureLayouts(): [string, number][] {
+  const { msghdr, iovec, cmsghdr } = messageLayout;
+  const how = 'struct open_how';
+  const encoded = encodeOpenHow({ flags: 0, mode: 0x11, resolve: 0x22 });
+  return [
+    ...layout('struct mount_attr', mountAttrLayout.size, {
+      attr_set: mountAttrLayout.set,
+      propagation: mountAttrLayout.propagation,
+      userns_fd: mountAttrLayout.userNamespaceFd,
+    }),
+    ...layout(how, encoded.length, {
+      flags: 0,
+      mode: encoded.indexOf(0x11),
+      resolve: encoded.indexOf(0x22),
+    }),
+    pair('offsetof(struct file_handle, handle_bytes)', fileHandleLayout.handleBytes),
+    pair('offsetof(struct file_handle, handle_type)', fileHandleLayout.handleType),
+    pair('offsetof(struct file_handle, f_handle)', fileHandleLayout.handle),
+    ...layout('struct msghdr', msghdr.size, {
+      msg_iov: msghdr.iov,
+      msg_iovlen: msghdr.iovlen,
+      msg_control: msghdr.control,
+      msg_controllen: msghdr.controllen,
+      msg_flags: msghdr.flags,
+    }),
+    ...layout('struct iovec', iovec.size, { iov_base: iovec.base, iov_len: iovec.len }),
+    ...layout('struct cmsghdr', cmsghdr.size, {
+      cmsg_len: cmsghdr.len,
+      cmsg_level: cmsghdr.level,
+      cmsg_type: cmsghdr.type,
+    }),
+    ...layout('struct sock_fprog', filterProgramLayout.size, {
+      len: filterProgramLayout.length,
+      filter: filterProgramLayout.filter,
+    }),
+    ...layout('struct scmp_arg_cmp', comparisonLayout.size, {
+      arg: comparisonLayout.argument,
+      op: comparisonLayout.operator,
+      datum_a: comparisonLayout.a,
+      datum_b: comparisonLayout.b,
+    }),
+    ...layout('struct rlimit', resourceLimitLayout.size, {
+      rlim_cur: resourceLimitLayout.soft,
+      rlim_max: resourceLimitLayout.hard,
+    }),
+    ...layout('struct pollfd', pollFdLayout.size, {
+      fd: pollFdLayout.fd,
+      events: pollFdLayout.events,
+      revents: pollFdLayout.revents,
+    }),
+    ...layout('struct ifreq', interfaceRequestLayout.size, {
+      ifr_name: interfaceRequestLayout.name,
+      ifr_flags: interfaceRequestLayout.flags,
+    }),
+    ...layout('struct signalfd_siginfo', signalInfoBytes, { ssi_signo: 0 }),
+  ];
+}
+
+function layout(type: string, size: number, offsets: Record<string, number>): [string, number][] {
+  return [
+    pair(`sizeof(${type})`, size),
+    ...Object.entries(offsets).map(([field, at]) => pair(`offsetof(${type}, ${field})`, at)),
+  ];
+}
+
+function pair(expression: string, value: number): [string, number] {
+  return [expression, value];
+}
+
+/** Runs a C program that prints each expression. Fails on a name that C does not know. */
+function evaluate(expressions: string[]): Map<string, bigint> {
+  const unique = [...new Set(expressions)];
+  const place = fs.mkdtempSync(join(tmpdir(), 'hatch-abi-'));
+  try {
+    const prints = unique.map((one) => `  printf("%lld\\n", (long long)(${one}));`);
+    fs.writeFileSync(
+      `${place}/abi.c`,
+      `${headers}\nint main(void) {\n${prints.join('\n')}\n  return 0;\n}\n`,
+    );
+    execFileSync('gcc', ['-o', `${place}/abi`, `${place}/abi.c`], { stdio: 'pipe' });
+    const lines = execFileSync(`${place}/abi`, { encoding: 'utf8' }).trim().split('\n');
+    assert.equal(lines.length, unique.length);
+    return new Map(unique.map((one, index) => [one, BigInt(lines[index] ?? '')]));
+  } finally {
+    fs.rmSync(place, { recursive: true });
+  }
+}
