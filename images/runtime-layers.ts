@@ -77,8 +77,9 @@ async function bundleRuntime(entry: string): Promise<LayerEntry[]> {
 async function koffiEntries(): Promise<LayerEntry[]> {
   const loader = packageDirectory('koffi');
   const native = packageDirectory(`@koromix/koffi-linux-${arch}`);
+  const loaderFiles = ['index.cjs', 'src/koffi/index.cjs', 'src/koffi/src/static.cjs'];
   const files: [from: string, name: string, paths: string[]][] = [
-    [loader, 'koffi', ['package.json', 'index.cjs', 'src/koffi/index.cjs', 'LICENSE.txt']],
+    [loader, 'koffi', ['package.json', 'LICENSE.txt', ...loaderFiles]],
     [
       native,
       `@koromix/koffi-linux-${arch}`,
