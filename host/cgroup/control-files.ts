@@ -42,7 +42,7 @@ export const controlFiles: ControlFiles = {
       .map((entry) => entry.name),
 };
 
-/** Never creates: a control file that is missing is an error, not a new file. libuv adds CLOEXEC. */
+/** Never creates: a missing control file is an error, not a new file. libuv adds O_CLOEXEC. */
 function openForWriting(path: string): number {
   return openSync(path, constants.O_WRONLY);
 }

@@ -1,6 +1,6 @@
 /**
- * What a Node 24 function, and the ordinary programs it starts, may ask of the kernel. Names that an
- * architecture does not have are left out there. What is not listed here is refused.
+ * What a Node 24 function, and the ordinary programs it starts, may ask of the kernel. Names that
+ * an architecture does not have are left out there. What is not listed here is refused.
  */
 import { argumentRules } from './argument-rules.ts';
 import { absentCalls, deniedCalls } from './denied-calls.ts';

@@ -176,7 +176,8 @@ function functions(): Functions {
     ),
     addRule: libraryFunction(
       library,
-      'int seccomp_rule_add_array(void *context, uint32_t action, int call, unsigned int count, const void *comparisons)',
+      'int seccomp_rule_add_array(void *context, uint32_t action, int call,' +
+        ' unsigned int count, const void *comparisons)',
     ),
     exportBpf: libraryFunction(library, 'int seccomp_export_bpf(void *context, int fd)'),
   };

@@ -255,7 +255,8 @@ async function outputOf(child: ChildProcess): Promise<string> {
 }
 
 function memoryHog(sizeMib: number): string {
-  return `globalThis.a=[];for(let i=0;i<${sizeMib};i++)a.push(Buffer.alloc(1<<20,1));console.log("done")`;
+  const allocate = `for(let i=0;i<${sizeMib};i++)a.push(Buffer.alloc(1<<20,1))`;
+  return `globalThis.a=[];${allocate};console.log("done")`;
 }
 
 const forkUntilError =

@@ -107,7 +107,8 @@ const parts: Record<string, () => Promise<void> | void> = {
     const script =
       'ls / | wc -l; cat /proc/self/status | grep Seccomp: ; (sleep 0.01 & wait); ' +
       `mkfifo ${at('fifo')}; cp ${at('a')} ${at('d')}; find ${directory} | sort | tail -n 1; ` +
-      'date; id; uname -a; df / ; timeout 1 true; nice true; sed 1q /etc/passwd; tar c /etc/passwd | gzip';
+      'date; id; uname -a; df / ; timeout 1 true; nice true; sed 1q /etc/passwd; ' +
+      'tar c /etc/passwd | gzip';
     const { stdout } = await promisify(childProcess.exec)(`set -e; ${script}`, {
       shell: '/bin/sh',
     });

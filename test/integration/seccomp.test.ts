@@ -120,7 +120,9 @@ int main(int argc, char **argv) {
 
 const startAnother = `
   import { spawnSync } from 'node:child_process';
-  const { stdout, stderr } = spawnSync(process.execPath, [${JSON.stringify(join(here, 'seccomp-workload.ts'))}]);
+  const { stdout, stderr } = spawnSync(process.execPath, [
+    ${JSON.stringify(join(here, 'seccomp-workload.ts'))}
+  ]);
   process.stdout.write(stdout); process.stderr.write(stderr);`;
 
 function runUnderFilter(args: string[]): string {
