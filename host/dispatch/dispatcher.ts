@@ -26,13 +26,21 @@ import type { ReplyFacts } from './reply.ts';
 export interface DispatcherOptions {
   connection: NatsConnection;
   pool: InstancePool;
-  /** Undefined when the function, or that version or alias of it, is not deployed here. */
-  resolve: (name: string, versionOrAlias?: string) => PoolFunction | undefined;
+  /**
+   * A promise when the version has to be fetched first; undefined, or a thrown `*.not_found`, when
+   * the function, or that version or alias of it, is not deployed.
+   */
+  resolve: Resolve;
   /** Calls admitted at one time, the waiting ones included. */
   inFlightMax: number;
   /** Told what no caller can be told. */
   log: DispatchLog;
 }
+
+export type Resolve = (
+  name: string,
+  versionOrAlias?: string,
+) => PoolFunction | Promise<PoolFunction> | undefined;
 
 export interface DispatchLog {
   warn(facts: Record<string, unknown>, message: string): void;
@@ -120,21 +128,34 @@ export class Dispatcher {
   }
 
   #admit(call: Call): void {
-    const { inFlightMax, pool } = this.#options;
+    const { inFlightMax } = this.#options;
     if (this.#inFlight.size > inFlightMax) {
       throw new HatchError('host.busy', `Cannot admit the call: ${inFlightMax} are under way`);
     }
     const fn = this.#resolve(call.subject);
-    const { invalid, timeoutMs = fn.timeoutMs } = call.headers;
-    if (invalid !== undefined) throw invalid;
+    if (call.headers.invalid !== undefined) throw call.headers.invalid;
+    if (fn instanceof Promise) void this.#load(call, fn);
+    else this.#start(call, fn);
+  }
+
+  async #load(call: Call, loading: Promise<PoolFunction>): Promise<void> {
+    try {
+      const fn = await loading;
+      if (this.#inFlight.has(call)) this.#start(call, fn);
+    } catch (error) {
+      this.#fail(call, error);
+    }
+  }
+
+  #start(call: Call, fn: PoolFunction): void {
     call.fn = fn;
-    call.timeoutMs = Math.min(fn.timeoutMs, timeoutMs);
-    const acquired = pool.tryAcquire(fn);
+    call.timeoutMs = Math.min(fn.timeoutMs, call.headers.timeoutMs ?? fn.timeoutMs);
+    const acquired = this.#options.pool.tryAcquire(fn);
     if (acquired === undefined) void this.#wait(call, fn);
     else this.#call(call, acquired, call.timeoutMs);
   }
 
-  #resolve(subject: string): PoolFunction {
+  #resolve(subject: string): PoolFunction | Promise<PoolFunction> {
     const { resolve } = this.#options;
     const name = nameIn(subject);
     const refStart = callSubjectPrefix.length + name.length + 1;

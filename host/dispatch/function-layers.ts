@@ -1,0 +1,47 @@
+/** The layers of a function on this host: the base image below, the function's own on top. */
+import type { Readable } from 'node:stream';
+import { HatchError } from '../base/errors.ts';
+import type { FunctionVersion } from '../function/record.ts';
+import type { Digest } from '../image/digest.ts';
+import type { LayerStore, StoredLayer } from '../image/layer-store.ts';
+import type { FunctionLayers } from './local-functions.ts';
+
+export interface FunctionLayerSources {
+  store: Pick<LayerStore, 'acquire' | 'image' | 'importLayer'>;
+  /** Reference of the image that functions run in. */
+  baseImage: string;
+  /** Of the object store, compressed; whoever unpacks it verifies it. */
+  fetchLayer: (digest: Digest) => Promise<Readable>;
+  /** Where a container's root is to find a layer: the store's directory may be mounted elsewhere. */
+  directoryOf: (layer: StoredLayer) => string;
+}
+
+/**
+ * Makes sure that all layers of a version are unpacked here, and leases them.
+ * @throws HatchError `image.not_found`, `image.invalid`, `image.cache_full`
+ */
+export async function loadFunctionLayers(
+  { store, baseImage, fetchLayer, directoryOf }: FunctionLayerSources,
+  version: FunctionVersion,
+): Promise<FunctionLayers> {
+  const base = store.image(baseImage);
+  if (base === undefined) {
+    throw new HatchError(
+      'image.not_found',
+      `Cannot find base image "${baseImage}": import it with "hatch image import"`,
+    );
+  }
+  const baseIds = base.layers.map(({ chainId }) => chainId);
+  // Before the import, which may evict what nobody holds.
+  using baseLease = store.acquire(baseIds);
+  const { digest, diffId, sizeBytes } = version.layer;
+  const top = await store.importLayer({
+    blob: await fetchLayer(digest),
+    digest,
+    sizeBytes,
+    diffId,
+    parentChainId: baseLease.layers.at(-1)?.chainId,
+  });
+  const lease = store.acquire([...baseIds, top.chainId]);
+  return { directories: lease.layers.map(directoryOf), release: () => lease.release() };
+}

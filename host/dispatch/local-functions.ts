@@ -1,0 +1,181 @@
+/**
+ * The functions that this host can run now: their layers are on its disk, leased, and calls find
+ * them without waiting.
+ *
+ * A new latest version is made ready before calls move to it, when the host has instances of the
+ * old one. If that fails here, the old one goes on and the new one is tried again.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { messageOf } from '../base/errors.ts';
+import type { FunctionState, FunctionVersion } from '../function/record.ts';
+import type { FunctionChange } from '../function/view.ts';
+import type { DispatchLog } from './dispatcher.ts';
+import type { InstancePool, PoolFunction } from './instance-pool.ts';
+
+/** Layer directories of one version, kept on disk until released. */
+export interface FunctionLayers {
+  /** Bottom first: the base image's, then the function's own. */
+  directories: string[];
+  release(): void;
+}
+
+export interface LocalFunctionsOptions {
+  /** From memory; throws `function.not_found`, `version.not_found`. */
+  resolve: (name: string, versionOrAlias?: string) => FunctionVersion;
+  loadLayers: (version: FunctionVersion) => Promise<FunctionLayers>;
+  pool: Pick<InstancePool, 'prepare' | 'retire' | 'stats'>;
+  log: DispatchLog;
+  /** Pause after the first failure; doubles up to half a minute. */
+  retryMs?: number;
+}
+
+const retryMsDefault = 1000;
+const retryMsMax = 30_000;
+
+interface Loaded {
+  fn: PoolFunction;
+  layers: FunctionLayers;
+}
+
+export class LocalFunctions {
+  readonly #options: LocalFunctionsOptions;
+  /** By name, then version. */
+  readonly #loaded = new Map<string, Map<string, Loaded>>();
+  readonly #loading = new Map<string, Promise<Loaded>>();
+  /** What calls without a version reach. */
+  readonly #current = new Map<string, PoolFunction>();
+  /** The change of each function that is under way; a newer one aborts it. */
+  readonly #changes = new Map<string, { abort: AbortController; done: Promise<void> }>();
+
+  constructor(options: LocalFunctionsOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * At once when the version is loaded, else when it is.
+   * @throws HatchError `function.not_found`, `version.not_found`; what loading layers rejects with
+   */
+  resolve(name: string, versionOrAlias?: string): PoolFunction | Promise<PoolFunction> {
+    if (versionOrAlias === undefined) {
+      const current = this.#current.get(name);
+      if (current !== undefined) return current;
+    }
+    const version = this.#options.resolve(name, versionOrAlias);
+    const loaded = this.#loaded.get(name)?.get(version.version);
+    return loaded?.fn ?? this.load(version);
+  }
+
+  /** Fetches, verifies and unpacks what a version needs; once, however often it is asked for. */
+  async load(version: FunctionVersion): Promise<PoolFunction> {
+    const known = this.#loaded.get(version.name)?.get(version.version);
+    if (known !== undefined) return known.fn;
+    const key = `${version.name}@${version.version}`;
+    let loading = this.#loading.get(key);
+    if (loading === undefined) {
+      loading = this.#load(version).finally(() => this.#loading.delete(key));
+      this.#loading.set(key, loading);
+    }
+    return (await loading).fn;
+  }
+
+  /** Ends the instances of a version, then lets go of its layers. */
+  async unload(name: string, version: string): Promise<void> {
+    const versions = this.#loaded.get(name);
+    const loaded = versions?.get(version);
+    if (versions === undefined || loaded === undefined) return;
+    versions.delete(version);
+    if (versions.size === 0) this.#loaded.delete(name);
+    if (this.#current.get(name) === loaded.fn) this.#current.delete(name);
+    await this.#options.pool.retire({ name, version });
+    loaded.layers.release();
+  }
+
+  /** For `FunctionRegistry.watch`: follows a function to its new state. */
+  readonly onChange = (change: FunctionChange): void => {
+    const { name, state } = change;
+    const before = this.#changes.get(name);
+    before?.abort.abort();
+    const abort = new AbortController();
+    const done = this.#follow({ name, state, after: before?.done, signal: abort.signal });
+    this.#changes.set(name, { abort, done });
+  };
+
+  /** Stops following and waits for what is under way; layers stay leased until the host ends. */
+  async close(): Promise<void> {
+    const changes = [...this.#changes.values()];
+    for (const { abort } of changes) abort.abort();
+    await Promise.all(changes.map(({ done }) => done));
+  }
+
+  async #load(version: FunctionVersion): Promise<Loaded> {
+    const layers = await this.#options.loadLayers(version);
+    const loaded = { fn: poolFunctionOf(version, layers.directories), layers };
+    const versions = this.#loaded.get(version.name) ?? new Map<string, Loaded>();
+    versions.set(version.version, loaded);
+    this.#loaded.set(version.name, versions);
+    return loaded;
+  }
+
+  async #follow(change: {
+    name: string;
+    state: FunctionState | undefined;
+    after: Promise<void> | undefined;
+    signal: AbortSignal;
+  }): Promise<void> {
+    const { name, state, signal } = change;
+    await change.after;
+    for (let waitMs = this.#options.retryMs ?? retryMsDefault; !signal.aborted; waitMs *= 2) {
+      try {
+        if (state !== undefined) await this.#switchTo(state);
+        await this.#unloadExcept(name, state);
+        return;
+      } catch (error) {
+        const facts = { function: name, version: state?.latest, error: messageOf(error) };
+        this.#options.log.warn(facts, 'Cannot make a new version ready: the old one goes on');
+      }
+      await sleep(Math.min(waitMs, retryMsMax), undefined, { signal }).catch(() => undefined);
+    }
+  }
+
+  async #switchTo({ name, latest }: FunctionState): Promise<void> {
+    if (this.#current.get(name)?.version === latest) return;
+    const { pool, resolve } = this.#options;
+    const fn = await this.load(resolve(name, latest));
+    const instances = pool.stats().instances.filter((one) => one.functionName === name);
+    const isReady = instances.some((one) => one.functionVersion === latest);
+    if (instances.length > 0 && !isReady) await pool.prepare(fn);
+    this.#current.set(name, fn);
+  }
+
+  /** Versions with an alias stay; any other is loaded again when somebody calls it by number. */
+  async #unloadExcept(name: string, state: FunctionState | undefined): Promise<void> {
+    const wanted = state === undefined ? [] : [state.latest, ...Object.values(state.aliases)];
+    const versions = [...(this.#loaded.get(name)?.keys() ?? [])];
+    // A version above all others is being deployed.
+    const newest = Math.max(...(state?.versions ?? ['Infinity']).map(Number));
+    const isDeploying = (version: string) => Number(version) > newest;
+    const unwanted = versions.filter((one) => !wanted.includes(one) && !isDeploying(one));
+    await Promise.all(unwanted.map((version) => this.unload(name, version)));
+  }
+}
+
+function poolFunctionOf(version: FunctionVersion, layerDirectories: string[]): PoolFunction {
+  const { manifest } = version;
+  return {
+    name: version.name,
+    version: version.version,
+    entry: version.entryPath,
+    layerDirectories,
+    memoryMb: manifest.memoryMb,
+    cpu: manifest.cpu,
+    cpuWeight: manifest.cpuWeight,
+    pidsMax: manifest.pidsMax,
+    timeoutMs: manifest.timeoutMs,
+    concurrency: manifest.concurrency,
+    instancesMax: manifest.instancesMax,
+    keepAliveMs: manifest.keepAliveMs,
+    parked: manifest.parked,
+    reuse: manifest.reuse,
+    env: manifest.env,
+  };
+}
