@@ -84,10 +84,8 @@ async function rehearseCalls(): Promise<void> {
     hostname: 'warm-up',
     entry: '',
     memoryMb: 0,
-    tmpfsBytes: 0,
     openFilesMax: 0,
     env: {},
-    concurrency: 1,
   };
   const [near, far] = socketPair('stream');
   const host = new Socket({ fd: near, readable: true, writable: true });

@@ -11,12 +11,8 @@ export interface Specialisation {
   /** The bundle, as a path inside the container. */
   entry: string;
   memoryMb: number;
-  /** Size of /tmp and /dev/shm each. */
-  tmpfsBytes: number;
   openFilesMax: number;
   env: Record<string, string>;
-  /** How many calls may run at once: console output is attributed exactly either way. */
-  concurrency: number;
 }
 
 /** The instance's answer to a specialisation, and of an exec'd one to its start. */

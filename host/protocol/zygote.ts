@@ -20,8 +20,7 @@ export type ZygoteRequest =
 
 export type ZygoteAnswer =
   /** With the pidfd of PID 1 for a fork, or the namespace's descriptor. */
-  | { id: number; pid?: number; steps: Step[] }
-  | { id: number; error: string };
+  { id: number; pid?: number; steps: Step[] } | { id: number; error: string };
 
 /** What the processes of a container need to know of themselves before they are assigned. */
 export interface ContainerIdentity {

@@ -122,14 +122,9 @@ export class Sandbox {
     return this.#cgroup;
   }
 
-  /** What the function has written; undefined while parked or once ended. */
-  get upperDirectory(): string | undefined {
-    return this.alive ? this.#root?.upperDirectory : undefined;
-  }
-
-  /** The layers the function was given, as its id range sees them; bottom first. */
-  get lowerDirectories(): readonly string[] {
-    return this.#root?.lowerDirectories ?? [];
+  /** What the function sees and has written; undefined while parked or once ended. */
+  get root(): Pick<WritableRoot, 'upperDirectory' | 'lowerDirectories'> | undefined {
+    return this.alive ? this.#root : undefined;
   }
 
   /** Resolves when both processes wait for a function; with the steps that took. */

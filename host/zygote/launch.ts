@@ -45,6 +45,8 @@ const nodeArguments = [
   // The first condition of a fork that lives; the second and third are host/sys/fork.ts.
   '--single-threaded',
   '--disable-sigusr1',
+  '--no-lazy',
+  '--no-flush-bytecode',
   '--disable-warning=ExperimentalWarning',
   '/hatch/runtime-init.cjs',
   'zygote',

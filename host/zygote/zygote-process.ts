@@ -35,12 +35,14 @@ export type RequestBody = ZygoteRequest extends infer R
   : never;
 
 interface Waiting {
+  promise: Promise<Answer>;
   resolve: (answer: Answer) => void;
   reject: (error: Error) => void;
 }
 
 export class ZygoteProcess {
   readonly pid: number;
+  readonly mode: 'fork' | 'exec' = 'fork';
   /** Settles when the process is gone, with its last words. */
   readonly ended: Promise<string>;
   readonly #child: ChildProcess;
@@ -96,8 +98,9 @@ export class ZygoteProcess {
     });
   }
 
-  get pending(): number {
-    return this.#waiting.size;
+  /** Resolves when every request made so far has its answer. */
+  async drained(): Promise<void> {
+    await Promise.allSettled([...this.#waiting.values()].map((waiting) => waiting.promise));
   }
 
   /** Sends a request with descriptors, which stay the caller's. Rejects when the zygote dies. */
@@ -124,7 +127,9 @@ export class ZygoteProcess {
   }
 
   #expect(id: number): Promise<Answer> {
-    return new Promise((resolve, reject) => this.#waiting.set(id, { resolve, reject }));
+    const waiting = Promise.withResolvers<Answer>();
+    this.#waiting.set(id, waiting);
+    return waiting.promise;
   }
 
   #receive(): void {

@@ -1,0 +1,193 @@
+/**
+ * The instances of one version of one function, and the calls that wait for one. A waiting call takes
+ * whatever is ready first: a start that it caused, or an instance that another call gave back.
+ */
+import type { StartPath, StartRecord } from '../base/channels.ts';
+import { HatchError, toHatchError } from '../base/errors.ts';
+import { Instance } from './instance.ts';
+import type { PoolFunction } from './pool-function.ts';
+
+/** The right to make one call on an instance; it ends with `release`. */
+export interface Acquired {
+  instance: Instance;
+  start: StartPath;
+  /** Present when this acquire caused the start. */
+  startRecord: StartRecord | undefined;
+}
+
+/** What the pool of the whole host decides. */
+export interface HostPool {
+  /** Starts an instance, or rejects with `host.busy` when the host has no room for one. */
+  startInstance(fn: PoolFunction): Promise<Instance>;
+  /** An instance is gone, or one has become idle: somebody else may use the room. */
+  onRoom(): void;
+}
+
+interface Waiter {
+  resolve: (acquired: Acquired) => void;
+  reject: (error: HatchError) => void;
+  timer: NodeJS.Timeout;
+}
+
+export class FunctionPool {
+  readonly fn: PoolFunction;
+  readonly #host: HostPool;
+  readonly #queueLengthMax: number;
+  readonly #instances = new Set<Instance>();
+  /** Those with a free slot, the most recently used last: it is the one with warm caches. */
+  readonly #available: Instance[] = [];
+  readonly #waiters: Waiter[] = [];
+  #starting = 0;
+  #retired = false;
+  #onEmpty: (() => void) | undefined;
+
+  constructor(fn: PoolFunction, host: HostPool, options: { queueLengthMax: number }) {
+    this.fn = fn;
+    this.#host = host;
+    this.#queueLengthMax = options.queueLengthMax;
+  }
+
+  get instances(): ReadonlySet<Instance> {
+    return this.#instances;
+  }
+
+  get waiting(): number {
+    return this.#waiters.length;
+  }
+
+  /** A free slot now, or undefined. */
+  tryAcquire(): Acquired | undefined {
+    while (this.#available.length > 0) {
+      const instance = this.#available.at(-1);
+      if (instance === undefined) break;
+      if (instance.available) return this.#reserve(instance);
+      this.#available.pop();
+    }
+    return undefined;
+  }
+
+  acquire(options: { timeoutMs: number }): Promise<Acquired> {
+    const now = this.tryAcquire();
+    if (now !== undefined) return Promise.resolve(now);
+    if (this.#waiters.length >= this.#queueLengthMax)
+      return Promise.reject(
+        new HatchError('host.busy', `${this.#waiters.length} calls wait for "${this.fn.name}"`),
+      );
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        this.#waiters.splice(this.#waiters.indexOf(waiter), 1);
+        const waited = `No instance of "${this.fn.name}" was free for ${options.timeoutMs} ms`;
+        reject(new HatchError('host.busy', waited));
+      }, options.timeoutMs);
+      const waiter = { resolve, reject, timer };
+      this.#waiters.push(waiter);
+      this.startAsNeeded();
+    });
+  }
+
+  release({ instance }: Acquired): void {
+    instance.reserved--;
+    if (instance.fn.reuse === 'never' || this.#retired) {
+      if (instance.idle) void instance.sandbox.destroy();
+      return;
+    }
+    this.#offer(instance);
+  }
+
+  /** One more instance, left idle. */
+  prepare(): Promise<Instance> {
+    return this.#start({ prepared: true });
+  }
+
+  /** As many starts as there are calls without one, within the function's own limit. */
+  startAsNeeded(): void {
+    const slots = this.fn.concurrency;
+    while (
+      this.#waiters.length > this.#starting * slots &&
+      this.#instances.size + this.#starting < this.fn.instancesMax
+    ) {
+      this.#start().catch((error: unknown) => {
+        const failure = toHatchError(error, 'host.start_failed');
+        // Without room on the host the calls wait on: whoever gives some back starts us again.
+        if (failure.code !== 'host.busy') this.#rejectFirst(failure);
+      });
+    }
+  }
+
+  /** Ends what is idle now, the rest when its calls have ended; resolves when all are gone. */
+  async retire(): Promise<void> {
+    this.#retired = true;
+    for (const instance of this.#instances) if (instance.idle) void instance.sandbox.destroy();
+    if (this.#instances.size + this.#starting > 0)
+      await new Promise<void>((resolve) => (this.#onEmpty = resolve));
+  }
+
+  /** Ends everything at once; waiting calls get the reason. */
+  async close(reason: HatchError): Promise<void> {
+    this.#retired = true;
+    while (this.#waiters.length > 0) this.#rejectFirst(reason);
+    await Promise.all([...this.#instances].map(({ sandbox }) => sandbox.destroy(reason)));
+  }
+
+  async #start({ prepared } = { prepared: false }): Promise<Instance> {
+    this.#starting++;
+    let instance: Instance;
+    try {
+      instance = await this.#host.startInstance(this.fn);
+    } finally {
+      this.#starting--;
+    }
+    this.#instances.add(instance);
+    instance.prepared = prepared;
+    instance.onFree = () => this.#offer(instance);
+    void instance.sandbox.ended.then(() => this.#forget(instance));
+    this.#offer(instance);
+    return instance;
+  }
+
+  /** A slot has come free: the call that waits longest gets it. */
+  #offer(instance: Instance): void {
+    while (instance.available) {
+      const waiter = this.#waiters.shift();
+      if (waiter === undefined) break;
+      clearTimeout(waiter.timer);
+      waiter.resolve(this.#reserve(instance));
+    }
+    if (!instance.available) return;
+    if (this.#retired) {
+      if (instance.idle) void instance.sandbox.destroy();
+      return;
+    }
+    if (instance.idle) instance.idleSinceMs = performance.now();
+    if (!this.#available.includes(instance)) this.#available.push(instance);
+    this.#host.onRoom();
+  }
+
+  #reserve(instance: Instance): Acquired {
+    const first = instance.served === 0 && instance.reserved === 0;
+    instance.reserved++;
+    const last = this.#available.length - 1;
+    if (!instance.available && this.#available[last] === instance) this.#available.pop();
+    const { startRecord } = instance;
+    // An instance prepared ahead, as by a deploy, serves its first call hot.
+    const caused = first && !instance.prepared;
+    return caused
+      ? { instance, start: startRecord.path, startRecord }
+      : { instance, start: 'hot', startRecord: undefined };
+  }
+
+  #forget(instance: Instance): void {
+    this.#instances.delete(instance);
+    const index = this.#available.indexOf(instance);
+    if (index >= 0) this.#available.splice(index, 1);
+    if (this.#instances.size + this.#starting === 0) this.#onEmpty?.();
+    if (!this.#retired) this.startAsNeeded();
+    this.#host.onRoom();
+  }
+
+  #rejectFirst(error: HatchError): void {
+    const waiter = this.#waiters.shift();
+    clearTimeout(waiter?.timer);
+    waiter?.reject(error);
+  }
+}

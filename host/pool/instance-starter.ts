@@ -1,0 +1,166 @@
+/** Makes an instance by the cheapest way there is: a parked container, else a new one. */
+import { nowNs } from '../base/clock.ts';
+import { channels, type StartPath, type StartRecord, type Step } from '../base/channels.ts';
+import { HatchError, toHatchError } from '../base/errors.ts';
+import { makeId } from '../base/ids.ts';
+import type { CgroupLimits } from '../cgroup/cgroup.ts';
+import type { Specialisation } from '../protocol/invoke.ts';
+import type { Output } from '../sandbox/function-channel.ts';
+import { Sandbox, type SandboxParts } from '../sandbox/sandbox.ts';
+import { Instance } from './instance.ts';
+import { ParkedContainers } from './parked-containers.ts';
+import type { PoolFunction } from './pool-function.ts';
+
+const startTimeoutMs = 30_000;
+const openFilesMax = 1024;
+const MiB = 2 ** 20;
+
+export interface InstanceStarterOptions {
+  parts: SandboxParts;
+  /** Whether new containers are forked or executed at the moment. */
+  mode: () => 'fork' | 'exec';
+  refillsPerSecond: number;
+  onNotice: (message: string) => void;
+}
+
+export class InstanceStarter {
+  readonly parked: ParkedContainers;
+  readonly #options: InstanceStarterOptions;
+  /** Where a container's output goes once it is an instance. */
+  readonly #outputs = new Map<string, (output: Output) => void>();
+
+  constructor(options: InstanceStarterOptions) {
+    this.#options = options;
+    this.parked = new ParkedContainers({
+      make: () => this.#makeSandbox(),
+      refillsPerSecond: options.refillsPerSecond,
+      onError: options.onNotice,
+    });
+  }
+
+  /** Rejects with `function.load_failed`, `host.start_failed` or `host.busy`; nothing is left then. */
+  async start(fn: PoolFunction): Promise<Instance> {
+    const startNs = nowNs();
+    const parked = this.parked.take();
+    const path = parked === undefined ? this.#newPath() : 'parked';
+    const sandbox = parked?.sandbox ?? (await this.#makeSandbox());
+    const early: Output[] = [];
+    this.#outputs.set(sandbox.id, (output) => early.push(output));
+    try {
+      const steps = await this.#assign(sandbox, fn);
+      const before = parked === undefined ? await sandbox.parked() : [];
+      const startRecord = record({ fn, sandbox, path, startNs, steps: [...before, ...steps] });
+      const instance = new Instance({ fn, sandbox, startRecord });
+      for (const output of early) instance.logOutput(output);
+      this.#outputs.set(sandbox.id, (output) => instance.logOutput(output));
+      if (channels.startEnd.hasSubscribers) channels.startEnd.publish(startRecord);
+      return instance;
+    } catch (error) {
+      const failure = asLoadFailure(error, early);
+      await sandbox.destroy(failure);
+      throw failure;
+    }
+  }
+
+  async #assign(sandbox: Sandbox, fn: PoolFunction): Promise<Step[]> {
+    const timer = setTimeout(() => {
+      const message = `Function "${fn.name}" did not load within ${startTimeoutMs} ms`;
+      void sandbox.destroy(new HatchError('function.load_failed', message));
+    }, startTimeoutMs);
+    try {
+      return await sandbox.assign({
+        specialisation: specialisationOf(fn, sandbox.id),
+        layerNames: fn.layerDirectories,
+        limits: limitsOf(fn),
+      });
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  async #makeSandbox(): Promise<Sandbox> {
+    const id = makeId('i');
+    const sandbox = await Sandbox.create(this.#options.parts, {
+      id,
+      limits: parkedLimits,
+      onOutput: (output) => this.#outputs.get(id)?.(output),
+    });
+    void sandbox.ended.then(() => this.#outputs.delete(id));
+    return sandbox;
+  }
+
+  #newPath(): StartPath {
+    return this.#options.mode() === 'fork' ? 'forked' : 'booted';
+  }
+}
+
+/** Enough for our own code until a function brings limits of its own. */
+const parkedLimits: CgroupLimits = {
+  memoryBytes: 128 * MiB,
+  cpuCores: undefined,
+  cpuWeight: 100,
+  pidsMax: 64,
+};
+
+function limitsOf(fn: PoolFunction): CgroupLimits {
+  return {
+    memoryBytes: fn.memoryMb * MiB,
+    cpuCores: fn.cpu,
+    cpuWeight: fn.cpuWeight,
+    pidsMax: fn.pidsMax,
+  };
+}
+
+function specialisationOf(fn: PoolFunction, id: string): Specialisation {
+  return {
+    functionName: fn.name,
+    functionVersion: fn.version,
+    hostname: id,
+    entry: fn.entry,
+    memoryMb: fn.memoryMb,
+    openFilesMax,
+    env: {
+      PATH: '/usr/local/bin:/usr/bin:/bin',
+      HOME: '/home/function',
+      TMPDIR: '/tmp',
+      LANG: 'C.UTF-8',
+      HATCH_FUNCTION_NAME: fn.name,
+      HATCH_FUNCTION_VERSION: fn.version,
+      ...fn.env,
+    },
+  };
+}
+
+function record(start: {
+  fn: PoolFunction;
+  sandbox: Sandbox;
+  path: StartPath;
+  startNs: number;
+  steps: Step[];
+}): StartRecord {
+  return {
+    instanceId: start.sandbox.id,
+    functionName: start.fn.name,
+    functionVersion: start.fn.version,
+    path: start.path,
+    steps: start.steps,
+    startNs: start.startNs,
+    endNs: nowNs(),
+  };
+}
+
+/** A bundle that ends its process while it loads has failed to load, whatever way it took. */
+function asLoadFailure(error: unknown, output: Output[]): HatchError {
+  const failure = toHatchError(error, 'host.start_failed');
+  if (failure.code !== 'function.exited') return failure;
+  const said = output
+    .map(({ text }) => text)
+    .join('')
+    .trim()
+    .slice(-2000);
+  return new HatchError(
+    'function.load_failed',
+    `${failure.message} while it loaded${said === '' ? '' : `: ${said}`}`,
+    { cause: error, details: failure.details },
+  );
+}

@@ -1,0 +1,136 @@
+/** A container that runs one version of one function: its calls, their time limits, its output. */
+import { channels, type CopyUp, type LogRecord, type StartRecord } from '../base/channels.ts';
+import { HatchError } from '../base/errors.ts';
+import type { CallResult, Output } from '../sandbox/function-channel.ts';
+import type { Sandbox } from '../sandbox/sandbox.ts';
+import { CopyUpTracker } from '../storage/copy-up.ts';
+import type { PoolFunction } from './pool-function.ts';
+
+export interface CallRequest {
+  requestId: string;
+  subject: string;
+  /** Absent when the message had none. */
+  headers?: Record<string, string[]>;
+  /** From 1. */
+  attempt: number;
+  /** What is left of the call's time. */
+  timeoutMs: number;
+  payload: Uint8Array;
+}
+
+/** After its time is up a call may still return, so that the instance lives; then it is killed. */
+const graceMs = 250;
+
+export class Instance {
+  readonly id: string;
+  readonly fn: PoolFunction;
+  readonly sandbox: Sandbox;
+  readonly startRecord: StartRecord;
+  /** Calls promised to somebody; the pool counts them. */
+  reserved = 0;
+  /** Started ahead of any call. */
+  prepared = false;
+  /** Calls served so far, well or not. */
+  served = 0;
+  /** Since when nothing runs, as `performance.now()`. */
+  idleSinceMs = performance.now();
+  /** Called when a call that had outlived its time ended after all. */
+  onFree: () => void = () => undefined;
+  readonly #requests = new Map<number, string>();
+  readonly #copyUps: CopyUpTracker | undefined;
+  #overdue = 0;
+  #lastRequestId: string | undefined;
+
+  constructor(options: { fn: PoolFunction; sandbox: Sandbox; startRecord: StartRecord }) {
+    this.id = options.sandbox.id;
+    this.fn = options.fn;
+    this.sandbox = options.sandbox;
+    this.startRecord = options.startRecord;
+    const root = options.sandbox.root;
+    this.#copyUps = root === undefined ? undefined : new CopyUpTracker(root);
+  }
+
+  /** Whether it can take one more call. */
+  get available(): boolean {
+    return this.sandbox.alive && this.reserved + this.#overdue < this.fn.concurrency;
+  }
+
+  get idle(): boolean {
+    return this.reserved === 0 && this.#overdue === 0;
+  }
+
+  /** Rejects with `function.*`; with `function.timeout` exactly when the time is up. */
+  call(request: CallRequest): Promise<CallResult> {
+    const { payload, ...metadata } = request;
+    let callId = 0;
+    const result = this.sandbox.call(metadata, payload, (id) => {
+      callId = id;
+      this.#requests.set(id, request.requestId);
+    });
+    this.#lastRequestId = request.requestId;
+    return new Promise((resolve, reject) => {
+      let overdue = false;
+      const timer = setTimeout(() => {
+        overdue = true;
+        this.#overdue++;
+        reject(timeoutError(this.fn, request.timeoutMs));
+        this.#endOverdue(callId, request.timeoutMs);
+      }, request.timeoutMs);
+      const settle = (): void => {
+        clearTimeout(timer);
+        this.#requests.delete(callId);
+        this.served++;
+        if (!overdue) return;
+        this.#overdue--;
+        this.onFree();
+      };
+      result.then(
+        (value) => {
+          settle();
+          resolve(value);
+        },
+        (error: unknown) => {
+          settle();
+          reject(error instanceof Error ? error : new Error(String(error)));
+        },
+      );
+    });
+  }
+
+  /** The files copied up since the last look. */
+  async copyUps(): Promise<CopyUp[]> {
+    if (!this.sandbox.alive) return [];
+    return (await this.#copyUps?.look()) ?? [];
+  }
+
+  /** Console output carries its call; raw output belongs to the call that runs, or ran last. */
+  logOutput({ callId, stream, text }: Output): void {
+    if (!channels.log.hasSubscribers) return;
+    const record: LogRecord = {
+      timeMs: Date.now(),
+      functionName: this.fn.name,
+      functionVersion: this.fn.version,
+      instanceId: this.id,
+      requestId: this.#requests.get(callId) ?? this.#lastRequestId,
+      stream,
+      text,
+    };
+    channels.log.publish(record);
+  }
+
+  /** A function that does not heed its signal, or blocks its event loop, is killed. */
+  #endOverdue(callId: number, timeoutMs: number): void {
+    this.sandbox.cancel(callId);
+    setTimeout(() => {
+      if (this.#requests.has(callId)) void this.sandbox.destroy(timeoutError(this.fn, timeoutMs));
+    }, graceMs).unref();
+  }
+}
+
+function timeoutError(fn: PoolFunction, timeoutMs: number): HatchError {
+  return new HatchError(
+    'function.timeout',
+    `Function "${fn.name}" did not answer within ${Math.round(timeoutMs)} ms`,
+    { details: { timeoutMs } },
+  );
+}

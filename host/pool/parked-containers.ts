@@ -1,0 +1,101 @@
+/** Containers made ahead, waiting for any function. Each is given away once. */
+import { messageOf } from '../base/errors.ts';
+import type { Step } from '../base/channels.ts';
+import type { Sandbox } from '../sandbox/sandbox.ts';
+
+export interface ParkedContainersOptions {
+  make: () => Promise<Sandbox>;
+  /** At most this many are made a second, so that filling up never starves the calls. */
+  refillsPerSecond: number;
+  onError: (message: string) => void;
+}
+
+export interface ParkedContainer {
+  sandbox: Sandbox;
+  steps: Step[];
+}
+
+export class ParkedContainers {
+  readonly #options: ParkedContainersOptions;
+  readonly #ready: ParkedContainer[] = [];
+  #target = 0;
+  #refilling: Promise<void> | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  #held = false;
+  #closed = false;
+
+  constructor(options: ParkedContainersOptions) {
+    this.#options = options;
+  }
+
+  get count(): number {
+    return this.#ready.length;
+  }
+
+  /** How many to keep ready. */
+  setTarget(count: number): void {
+    this.#target = count;
+    for (const surplus of this.#ready.splice(count)) void surplus.sandbox.destroy();
+    this.#scheduleRefill();
+  }
+
+  /** The oldest one that lives, now the caller's. */
+  take(): ParkedContainer | undefined {
+    let taken = this.#ready.shift();
+    while (taken !== undefined && !taken.sandbox.alive) taken = this.#ready.shift();
+    this.#scheduleRefill();
+    return taken;
+  }
+
+  /** While calls wait for a start, nothing is made ahead. */
+  hold(held: boolean): void {
+    this.#held = held;
+    if (!held) this.#scheduleRefill();
+  }
+
+  /** Resolves when as many as wanted are ready, or one could not be made. */
+  async fill(): Promise<void> {
+    while (!this.#closed && this.#ready.length < this.#target) if (!(await this.#makeOne())) return;
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    clearTimeout(this.#timer);
+    await this.#refilling;
+    await Promise.all(this.#ready.splice(0).map(({ sandbox }) => sandbox.destroy()));
+  }
+
+  #scheduleRefill(): void {
+    if (this.#timer !== undefined || this.#refilling !== undefined) return;
+    if (this.#closed || this.#held || this.#ready.length >= this.#target) return;
+    this.#timer = setTimeout(() => {
+      this.#timer = undefined;
+      if (this.#held) return;
+      this.#refilling = this.#makeOne().then((made) => {
+        this.#refilling = undefined;
+        if (made) this.#scheduleRefill();
+      });
+    }, 1000 / this.#options.refillsPerSecond);
+  }
+
+  async #makeOne(): Promise<boolean> {
+    try {
+      const sandbox = await this.#options.make();
+      const steps = await sandbox.parked();
+      // One that dies while it waits must not be given away.
+      void sandbox.ended.then(() => this.#forget(sandbox));
+      if (this.#closed) await sandbox.destroy();
+      else this.#ready.push({ sandbox, steps });
+      return true;
+    } catch (error) {
+      this.#options.onError(`Cannot park a container: ${messageOf(error)}`);
+      return false;
+    }
+  }
+
+  #forget(sandbox: Sandbox): void {
+    const index = this.#ready.findIndex((parked) => parked.sandbox === sandbox);
+    if (index >= 0) this.#ready.splice(index, 1);
+    this.#scheduleRefill();
+  }
+}

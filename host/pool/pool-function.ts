@@ -1,0 +1,27 @@
+/** What the pool needs to know of one version of one function: plain data, made by who deploys it. */
+export interface PoolFunction {
+  name: string;
+  version: string;
+  /** The bundle, as a path inside the container. */
+  entry: string;
+  /** Directory names in the layer store, bottom first. */
+  layerDirectories: string[];
+  memoryMb: number;
+  /** Cores; undefined means no quota. */
+  cpu: number | undefined;
+  cpuWeight: number;
+  pidsMax: number;
+  timeoutMs: number;
+  /** Calls that one instance runs at a time. */
+  concurrency: number;
+  instancesMax: number;
+  keepAliveMs: number;
+  /** How many more containers to keep parked for its sake. */
+  parked: number;
+  reuse: 'same-function' | 'never';
+  env: Record<string, string>;
+}
+
+export function functionKey(fn: { name: string; version: string }): string {
+  return `${fn.name}.${fn.version}`;
+}

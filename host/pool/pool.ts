@@ -1,0 +1,224 @@
+/**
+ * Every container of the host: parked ones, instances by function, and who has to go when there is
+ * no room. A call asks here for an instance and gives it back; the cheapest path is taken:
+ * hot, then parked, then forked (or booted, where forking does not work).
+ */
+import type { StartRecord } from '../base/channels.ts';
+import { HatchError } from '../base/errors.ts';
+import type { SandboxParts } from '../sandbox/sandbox.ts';
+import { FunctionPool, type Acquired } from './function-pool.ts';
+import { InstanceStarter } from './instance-starter.ts';
+import { Instance } from './instance.ts';
+import { expired, victim, type IdleInstance } from './keep-alive.ts';
+import { functionKey, type PoolFunction } from './pool-function.ts';
+
+export interface PoolOptions {
+  parts: SandboxParts;
+  mode: () => 'fork' | 'exec';
+  /** Containers to keep parked, besides what functions ask for. */
+  parked: number;
+  /** Of all functions together. */
+  instancesMax: number;
+  /** Calls that may wait for one version of a function. */
+  queueLengthMax: number;
+  /** Containers made ahead per second, at most. */
+  refillsPerSecond: number;
+  onNotice: (message: string) => void;
+}
+
+export interface InstanceStats {
+  id: string;
+  functionName: string;
+  functionVersion: string;
+  state: 'idle' | 'busy';
+  /** Calls served so far. */
+  calls: number;
+}
+
+export interface PoolStats {
+  parked: number;
+  waiting: number;
+  instances: InstanceStats[];
+}
+
+/** How often idle instances are looked over. */
+const sweepMs = 1000;
+/** Instances that are being started at one time: the kernel makes namespaces one by one anyway. */
+const startingMax = 16;
+
+export class Pool {
+  readonly #options: PoolOptions;
+  readonly #starter: InstanceStarter;
+  readonly #functions = new Map<string, FunctionPool>();
+  readonly #sweep: NodeJS.Timeout;
+  readonly #startQueue: (() => void)[] = [];
+  #starting = 0;
+  #live = 0;
+  #closed = false;
+
+  constructor(options: PoolOptions) {
+    this.#options = options;
+    this.#starter = new InstanceStarter(options);
+    this.#starter.parked.setTarget(options.parked);
+    this.#sweep = setInterval(() => this.#endExpired(), sweepMs);
+    this.#sweep.unref();
+  }
+
+  /** Resolves when the parked containers are there. */
+  fill(): Promise<void> {
+    return this.#starter.parked.fill();
+  }
+
+  /** An idle instance or a free slot of one, at once; undefined when there is none. */
+  tryAcquire(fn: PoolFunction): Acquired | undefined {
+    return this.#functions.get(functionKey(fn))?.tryAcquire();
+  }
+
+  /**
+   * Waits in a bounded queue. Rejects with HatchError `host.busy`, `host.start_failed` or
+   * `function.load_failed`.
+   */
+  acquire(fn: PoolFunction, options: { timeoutMs: number }): Promise<Acquired> {
+    return this.#functionPool(fn).acquire(options);
+  }
+
+  release(acquired: Acquired): void {
+    const pool = this.#functions.get(functionKey(acquired.instance.fn));
+    if (pool === undefined) acquired.instance.reserved--;
+    else pool.release(acquired);
+  }
+
+  /** Starts one instance and leaves it idle: the health check of a deploy. */
+  async prepare(fn: PoolFunction): Promise<StartRecord> {
+    const instance = await this.#functionPool(fn).prepare();
+    return instance.startRecord;
+  }
+
+  /** Lets the calls of a version finish, then destroys its instances. */
+  async retire(fn: { name: string; version: string }): Promise<void> {
+    const key = functionKey(fn);
+    const pool = this.#functions.get(key);
+    if (pool === undefined) return;
+    this.#functions.delete(key);
+    this.#setParkedTarget();
+    await pool.retire();
+  }
+
+  stats(): PoolStats {
+    const pools = [...this.#functions.values()];
+    return {
+      parked: this.#starter.parked.count,
+      waiting: pools.reduce((sum, pool) => sum + pool.waiting, 0),
+      instances: pools.flatMap((pool) => [...pool.instances].map(statsOf)),
+    };
+  }
+
+  /** Ends every instance and every parked container. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    clearInterval(this.#sweep);
+    const reason = new HatchError('host.draining', 'The host is stopping');
+    await Promise.all([
+      this.#starter.parked.close(),
+      ...[...this.#functions.values()].map((pool) => pool.close(reason)),
+    ]);
+  }
+
+  #functionPool(fn: PoolFunction): FunctionPool {
+    if (this.#closed) throw new HatchError('host.draining', 'The host is stopping');
+    const key = functionKey(fn);
+    let pool = this.#functions.get(key);
+    if (pool === undefined) {
+      pool = new FunctionPool(
+        fn,
+        { startInstance: (each) => this.#startInstance(each), onRoom: () => this.#onRoom() },
+        { queueLengthMax: this.#options.queueLengthMax },
+      );
+      this.#functions.set(key, pool);
+      this.#setParkedTarget();
+    }
+    return pool;
+  }
+
+  async #startInstance(fn: PoolFunction): Promise<Instance> {
+    await this.#turn();
+    try {
+      if (this.#closed) throw new HatchError('host.draining', 'The host is stopping');
+      await this.#makeRoom();
+      this.#live++;
+      try {
+        const instance = await this.#starter.start(fn);
+        void instance.sandbox.ended.then(() => this.#live--);
+        return instance;
+      } catch (error) {
+        this.#live--;
+        throw error;
+      }
+    } finally {
+      this.#starting--;
+      this.#startQueue.shift()?.();
+      this.#starter.parked.hold(this.#starting > 0);
+    }
+  }
+
+  async #turn(): Promise<void> {
+    if (this.#starting >= startingMax)
+      await new Promise<void>((resolve) => this.#startQueue.push(resolve));
+    this.#starting++;
+    this.#starter.parked.hold(true);
+  }
+
+  /** At the host's limit somebody idle goes, whoever's it is; never anybody busy. */
+  async #makeRoom(): Promise<void> {
+    if (this.#live < this.#options.instancesMax) return;
+    const id = victim(this.#idleInstances());
+    if (id === undefined)
+      throw new HatchError('host.busy', `All ${this.#live} instances of the host are busy`);
+    await this.#destroy(id);
+  }
+
+  #onRoom(): void {
+    if (this.#closed || this.#live < this.#options.instancesMax) return;
+    for (const pool of this.#functions.values()) if (pool.waiting > 0) pool.startAsNeeded();
+  }
+
+  #endExpired(): void {
+    for (const id of expired(this.#idleInstances())) void this.#destroy(id);
+  }
+
+  #idleInstances(): IdleInstance[] {
+    const now = performance.now();
+    return this.#allInstances()
+      .filter((instance) => instance.idle && instance.sandbox.alive)
+      .map(({ id, idleSinceMs, fn }) => ({
+        id,
+        idleMs: now - idleSinceMs,
+        keepAliveMs: fn.keepAliveMs,
+      }));
+  }
+
+  async #destroy(id: string): Promise<void> {
+    await this.#allInstances()
+      .find((instance) => instance.id === id)
+      ?.sandbox.destroy();
+  }
+
+  #allInstances(): Instance[] {
+    return [...this.#functions.values()].flatMap((pool) => [...pool.instances]);
+  }
+
+  #setParkedTarget(): void {
+    const asked = [...this.#functions.values()].reduce((sum, { fn }) => sum + fn.parked, 0);
+    this.#starter.parked.setTarget(this.#options.parked + asked);
+  }
+}
+
+function statsOf(instance: Instance): InstanceStats {
+  return {
+    id: instance.id,
+    functionName: instance.fn.name,
+    functionVersion: instance.fn.version,
+    state: instance.idle ? 'idle' : 'busy',
+    calls: instance.served,
+  };
+}
