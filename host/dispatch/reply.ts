@@ -44,7 +44,26 @@ export function errorReply(
     retry === undefined ? '' : `Retry-After-Ms: ${retry}\r\n`,
     '\r\n',
   ];
-  return { headers: encoded(lines.join('')).headers, payload: envelope(error, facts.requestId) };
+  return {
+    headers: encoded(lines.join('')).headers,
+    payload: errorEnvelope(error, facts.requestId),
+  };
+}
+
+/** The headers that mark a reply as an error, as NATS micro services have them. */
+export function setErrorHeaders(headers: MsgHdrs, error: HatchError): void {
+  headers.set('Nats-Service-Error', headerText(error.message));
+  headers.set('Nats-Service-Error-Code', String(error.status));
+}
+
+export function errorEnvelope(error: HatchError, requestId: string): Uint8Array {
+  const body: ErrorEnvelope = {
+    error: { code: error.code, message: error.message.slice(0, messageCharsMax), requestId },
+  };
+  const details = JSON.stringify(error.details);
+  // Details that do not fit are left out: the message says what matters.
+  if (details !== '{}' && details.length <= detailsCharsMax) body.error.details = error.details;
+  return Buffer.from(JSON.stringify(body));
 }
 
 const messageCharsMax = 8192;
@@ -77,16 +96,6 @@ class FixedHeaders {
   encode(): Uint8Array {
     return this.#bytes;
   }
-}
-
-function envelope(error: HatchError, requestId: string): Uint8Array {
-  const body: ErrorEnvelope = {
-    error: { code: error.code, message: error.message.slice(0, messageCharsMax), requestId },
-  };
-  const details = JSON.stringify(error.details);
-  // Details that do not fit are left out: the message says what matters.
-  if (details !== '{}' && details.length <= detailsCharsMax) body.error.details = error.details;
-  return Buffer.from(JSON.stringify(body));
 }
 
 /** How long a caller should wait before it tries again, for errors that pass by themselves. */

@@ -1,0 +1,175 @@
+/**
+ * Everything that can be asked of the hosts besides calling functions: the subject is
+ * `hatch.ctl.<verb>`, request and reply are JSON. Host and command line share this table, so they
+ * cannot disagree; each checks what it receives.
+ */
+import { z } from 'zod';
+import { functionNamePattern } from '../function/manifest.ts';
+import {
+  callRecordSchema,
+  checkSchema,
+  digestSchema,
+  imageSchema,
+  instanceSchema,
+  layerBlobSchema,
+  logRecordSchema,
+  startRecordSchema,
+} from './control-schemas.ts';
+
+/**
+ * Who answers: `one` host of the queue group, for what all know or what changes the whole; `all`
+ * hosts, for what each has of its own.
+ */
+type Audience = 'one' | 'all';
+
+interface Verb {
+  audience: Audience;
+  request: z.ZodType;
+  reply: z.ZodType;
+}
+
+const name = z.string().regex(functionNamePattern, 'must be the name of a function');
+const qualifier = z.string().min(1).max(63);
+const requestId = z.string().regex(/^[A-Za-z0-9_-]{1,64}$/, 'must be a request id');
+const nothing = z.object({});
+
+export const controlApi = {
+  ls: {
+    audience: 'one',
+    request: nothing,
+    reply: z.object({
+      functions: z.array(
+        z.object({
+          name: z.string(),
+          latest: z.string(),
+          versions: z.number(),
+          aliases: z.record(z.string(), z.string()),
+          deployedAtMs: z.number(),
+        }),
+      ),
+    }),
+  },
+  versions: {
+    audience: 'one',
+    request: z.object({ name }),
+    reply: z.object({
+      versions: z.array(
+        z.object({
+          version: z.string(),
+          isLatest: z.boolean(),
+          aliases: z.array(z.string()),
+          createdAtMs: z.number(),
+          layerBytes: z.number(),
+          digest: digestSchema,
+        }),
+      ),
+    }),
+  },
+  deploy: {
+    audience: 'one',
+    request: z.object({
+      manifest: z.record(z.string(), z.unknown()),
+      entryPath: z.string().startsWith('/function/').max(255),
+      /** In the object store already. */
+      layer: layerBlobSchema,
+    }),
+    reply: z.object({
+      name: z.string(),
+      version: z.string(),
+      previousVersion: z.string().optional(),
+      layerBytes: z.number(),
+      startRecord: startRecordSchema,
+    }),
+  },
+  rm: { audience: 'one', request: z.object({ name }), reply: nothing },
+  rollback: {
+    audience: 'one',
+    request: z.object({ name, to: qualifier.optional() }),
+    reply: z.object({ from: z.string(), latest: z.string() }),
+  },
+  alias: {
+    audience: 'one',
+    /** Without a version the alias is removed. */
+    request: z.object({ name, alias: qualifier, version: qualifier.optional() }),
+    reply: z.object({ aliases: z.record(z.string(), z.string()) }),
+  },
+  trace: {
+    audience: 'all',
+    request: z.object({ requestId }),
+    reply: z.object({ record: callRecordSchema }),
+  },
+  logs: {
+    audience: 'all',
+    request: z.object({
+      name,
+      requestId: requestId.optional(),
+      /** The newest so many. */
+      limit: z.int().min(1).max(10_000),
+    }),
+    reply: z.object({ records: z.array(logRecordSchema) }),
+  },
+  'image.ls': {
+    audience: 'all',
+    request: nothing,
+    reply: z.object({
+      images: z.array(imageSchema),
+      usedBytes: z.number(),
+      heldBytes: z.number(),
+      capacityBytes: z.number(),
+    }),
+  },
+  'image.import': {
+    audience: 'all',
+    /** An OCI image layout, as a path on the hosts. */
+    request: z.object({
+      directory: z.string().startsWith('/').max(4096),
+      reference: z.string().max(255).optional(),
+    }),
+    reply: z.object({ image: imageSchema }),
+  },
+  'image.pin': {
+    audience: 'all',
+    request: z.object({ reference: z.string().max(255) }),
+    reply: z.object({ image: imageSchema }),
+  },
+  'image.unpin': {
+    audience: 'all',
+    request: z.object({ reference: z.string().max(255) }),
+    reply: z.object({ image: imageSchema }),
+  },
+  status: {
+    audience: 'all',
+    request: nothing,
+    reply: z.object({
+      startedAtMs: z.number(),
+      inFlight: z.number(),
+      parked: z.number(),
+      instances: z.array(instanceSchema),
+      functions: z.number(),
+    }),
+  },
+  doctor: {
+    audience: 'all',
+    request: nothing,
+    reply: z.object({ checks: z.array(checkSchema) }),
+  },
+} as const satisfies Record<string, Verb>;
+
+export type ControlApi = typeof controlApi;
+export type ControlVerb = keyof ControlApi;
+export type ControlRequest<V extends ControlVerb> = z.output<ControlApi[V]['request']>;
+/** What a host hands out. */
+export type ControlAnswer<V extends ControlVerb> = z.input<ControlApi[V]['reply']>;
+/** What the asker gets. */
+export type ControlReply<V extends ControlVerb> = z.output<ControlApi[V]['reply']>;
+/** Verbs that one host answers, and verbs that each host answers. */
+export type OneVerb = {
+  [V in ControlVerb]: ControlApi[V]['audience'] extends 'one' ? V : never;
+}[ControlVerb];
+export type AllVerb = Exclude<ControlVerb, OneVerb>;
+
+export type Check = z.output<typeof checkSchema>;
+
+export const controlSubjectPrefix = 'hatch.ctl.';
+/** Header of an answer: the host it is from. */
+export const hostHeader = 'Hatch-Host';

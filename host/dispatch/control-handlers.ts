@@ -1,0 +1,161 @@
+/** What each control verb does, in terms of the parts of the host. */
+import type { CallRecord, LogRecord } from '../base/channels.ts';
+import { HatchError } from '../base/errors.ts';
+import { parseManifest } from '../function/manifest.ts';
+import type { FunctionRegistry } from '../function/registry.ts';
+import type { LayerStore, StoredImage } from '../image/layer-store.ts';
+import type { Check, ControlAnswer } from './control-api.ts';
+import type { ControlHandlers } from './control.ts';
+import { deploy } from './deploy.ts';
+import type { DeployParts } from './deploy.ts';
+
+export interface ControlParts extends DeployParts {
+  registry: DeployParts['registry'] &
+    Pick<FunctionRegistry, 'list' | 'versions' | 'remove' | 'rollback' | 'setAlias'>;
+  images: Pick<LayerStore, 'images' | 'image' | 'importLayout' | 'usage' | 'pin' | 'unpin'> &
+    Pick<LayerStore, 'isPinned'>;
+  /** Calls that ended here, as far back as they are kept. */
+  findTrace: (requestId: string) => CallRecord | undefined;
+  /** Output of functions here, oldest first; the newest `limit` of it. */
+  findLogs: (query: {
+    functionName: string;
+    requestId: string | undefined;
+    limit: number;
+  }) => LogRecord[];
+  status: () => ControlAnswer<'status'>;
+  doctor: () => Promise<Check[]>;
+}
+
+export function controlHandlers(parts: ControlParts): ControlHandlers {
+  return { ...functionHandlers(parts), ...hostHandlers(parts), ...imageHandlers(parts) };
+}
+
+/** Half of what a message may hold by default; JSON adds to the text. */
+const logBytesMax = 512 * 1024;
+
+function functionHandlers(
+  parts: ControlParts,
+): Pick<ControlHandlers, 'ls' | 'versions' | 'deploy' | 'rm' | 'rollback' | 'alias'> {
+  const { registry } = parts;
+  return {
+    ls: async () => {
+      const states = await registry.list();
+      return {
+        functions: states.map(({ name, latest, versions, aliases, history }) => {
+          const deployedAtMs = history.at(-1)?.atMs ?? 0;
+          return { name, latest, versions: versions.length, aliases, deployedAtMs };
+        }),
+      };
+    },
+    versions: async ({ name }) => {
+      const [versions, state] = await Promise.all([registry.versions(name), registry.read(name)]);
+      const aliases = Object.entries(state?.aliases ?? {});
+      return {
+        versions: versions.map(({ version, layer, createdAtMs }) => ({
+          version,
+          isLatest: version === state?.latest,
+          aliases: aliases.filter(([, target]) => target === version).map(([alias]) => alias),
+          createdAtMs,
+          layerBytes: layer.sizeBytes,
+          digest: layer.digest,
+        })),
+      };
+    },
+    deploy: async (request) => {
+      const manifest = parseManifest(request.manifest);
+      const done = await deploy(parts, { ...request, manifest });
+      const { version, previousVersion, startRecord } = done;
+      const previous = previousVersion === undefined ? {} : { previousVersion };
+      const layerBytes = version.layer.sizeBytes;
+      return {
+        name: manifest.name,
+        version: version.version,
+        ...previous,
+        layerBytes,
+        startRecord,
+      };
+    },
+    rm: async ({ name }) => {
+      await registry.remove(name);
+      return {};
+    },
+    rollback: async ({ name, to }) => {
+      const before = await registry.read(name);
+      const { latest } = await registry.rollback(name, to);
+      return { from: before?.latest ?? latest, latest };
+    },
+    alias: async ({ name, alias, version }) => {
+      const { aliases } = await registry.setAlias(name, alias, version);
+      return { aliases };
+    },
+  };
+}
+
+function hostHandlers({
+  findTrace,
+  findLogs,
+  status,
+  doctor,
+}: ControlParts): Pick<ControlHandlers, 'trace' | 'logs' | 'status' | 'doctor'> {
+  return {
+    trace: ({ requestId }) => {
+      const record = findTrace(requestId);
+      if (record !== undefined) return { record };
+      throw new HatchError(
+        'trace.not_found',
+        `Cannot find a trace of request "${requestId}": only the latest calls are kept`,
+      );
+    },
+    logs: ({ name, requestId, limit }) => ({
+      records: newest(findLogs({ functionName: name, requestId, limit })),
+    }),
+    status,
+    doctor: async () => ({ checks: await doctor() }),
+  };
+}
+
+function imageHandlers({
+  images,
+}: ControlParts): Pick<ControlHandlers, 'image.ls' | 'image.import' | 'image.pin' | 'image.unpin'> {
+  const describe = (image: StoredImage) => ({
+    reference: image.reference,
+    digest: image.digest,
+    layers: image.layers.length,
+    sizeBytes: image.layers.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
+    isPinned: image.layers.every(({ chainId }) => images.isPinned(chainId)),
+  });
+  const find = (reference: string) => {
+    const image = images.image(reference);
+    if (image !== undefined) return image;
+    throw new HatchError(
+      'image.not_found',
+      `Cannot find image "${reference}": "hatch image ls" shows what there is`,
+    );
+  };
+  return {
+    'image.ls': () => ({ images: images.images().map(describe), ...images.usage }),
+    'image.import': async ({ directory, reference }) => {
+      const named = reference === undefined ? {} : { reference };
+      return { image: describe(await images.importLayout({ directory, ...named })) };
+    },
+    'image.pin': async ({ reference }) => {
+      const image = find(reference);
+      for (const { chainId } of image.layers) await images.pin(chainId);
+      return { image: describe(image) };
+    },
+    'image.unpin': async ({ reference }) => {
+      const image = find(reference);
+      for (const { chainId } of image.layers) await images.unpin(chainId);
+      return { image: describe(image) };
+    },
+  };
+}
+
+function newest(records: LogRecord[]): LogRecord[] {
+  let bytes = 0;
+  const from = records.findLastIndex(({ text }) => {
+    bytes += Buffer.byteLength(text) + 200;
+    return bytes > logBytesMax;
+  });
+  return records.slice(from + 1);
+}

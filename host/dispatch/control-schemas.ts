@@ -1,0 +1,100 @@
+/** The larger parts of control messages, checked where they arrive. */
+import { z } from 'zod';
+import type { CallRecord, LogRecord } from '../base/channels.ts';
+import { errorCodes } from '../base/errors.ts';
+import type { ErrorCode } from '../base/errors.ts';
+import { isDigest } from '../image/digest.ts';
+import type { Digest } from '../image/digest.ts';
+
+export const digestSchema = z.custom<Digest>(
+  (value) => typeof value === 'string' && isDigest(value),
+  'must be a sha256 digest',
+);
+
+export const layerBlobSchema = z.object({
+  digest: digestSchema,
+  diffId: digestSchema,
+  sizeBytes: z.int().positive(),
+  mediaType: z.string(),
+});
+
+const startPath = z.enum(['hot', 'parked', 'forked', 'booted']);
+const step = z.object({ name: z.string(), startNs: z.number(), endNs: z.number() });
+
+export const startRecordSchema = z.object({
+  instanceId: z.string(),
+  functionName: z.string(),
+  functionVersion: z.string(),
+  path: startPath,
+  steps: z.array(step),
+  startNs: z.number(),
+  endNs: z.number(),
+});
+
+const errorCode = z.custom<ErrorCode>(
+  (value) => typeof value === 'string' && Object.hasOwn(errorCodes, value),
+);
+
+/** JSON has no undefined: what is missing on the wire is undefined again here. */
+export const callRecordSchema = z
+  .object({
+    requestId: z.string(),
+    functionName: z.string(),
+    functionVersion: z.string(),
+    instanceId: z.string().optional(),
+    subject: z.string(),
+    traceparent: z.string().optional(),
+    start: startPath.optional(),
+    startRecord: startRecordSchema.optional(),
+    receivedNs: z.number(),
+    dispatchedNs: z.number().optional(),
+    endNs: z.number(),
+    requestBytes: z.number(),
+    replyBytes: z.number(),
+    error: z.object({ code: errorCode, message: z.string() }).optional(),
+    copyUps: z.array(z.object({ path: z.string(), bytesCopied: z.number() })),
+  })
+  .transform((record): CallRecord => ({
+    instanceId: undefined,
+    traceparent: undefined,
+    start: undefined,
+    startRecord: undefined,
+    dispatchedNs: undefined,
+    error: undefined,
+    ...record,
+  }));
+
+export const logRecordSchema = z
+  .object({
+    timeMs: z.number(),
+    functionName: z.string(),
+    functionVersion: z.string(),
+    instanceId: z.string(),
+    requestId: z.string().optional(),
+    stream: z.enum(['stdout', 'stderr']),
+    text: z.string(),
+  })
+  .transform((record): LogRecord => ({ requestId: undefined, ...record }));
+
+export const instanceSchema = z.object({
+  id: z.string(),
+  functionName: z.string(),
+  functionVersion: z.string(),
+  state: z.string(),
+  calls: z.number(),
+});
+
+export const imageSchema = z.object({
+  reference: z.string(),
+  digest: digestSchema,
+  layers: z.number(),
+  sizeBytes: z.number(),
+  isPinned: z.boolean(),
+});
+
+export const checkSchema = z.object({
+  name: z.string(),
+  /** warn: works without, but slower or with less; fail: functions cannot run. */
+  status: z.enum(['ok', 'warn', 'fail']),
+  detail: z.string(),
+});
