@@ -171,7 +171,9 @@ test('an error of a function is an envelope with its facts, and the next call wo
     details: { limitBytes: 128, peakBytes: 127, scope: 'cgroup' },
   });
   let handler = throwing(oom);
-  await host([{ fn: poolFunction('hello'), handler: (request) => handler(request) }]);
+  await host([
+    { fn: poolFunction('hello'), handler: (request, called) => handler(request, called) },
+  ]);
   const failed = await call('hello');
   assert.deepEqual(errorOf(failed), {
     code: 'function.oom',

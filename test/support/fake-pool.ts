@@ -11,7 +11,7 @@ import type {
   PoolStats,
 } from '../../host/dispatch/instance-pool.ts';
 
-export type Handler = (request: CallRequest) => Promise<CallResult> | CallResult;
+export type Handler = (request: CallRequest, fn: PoolFunction) => Promise<CallResult> | CallResult;
 
 export function poolFunction(name: string, changes: Partial<PoolFunction> = {}): PoolFunction {
   return {
@@ -50,7 +50,7 @@ export class FakeInstance implements Instance {
 
   async call(request: CallRequest): Promise<CallResult> {
     this.calls += 1;
-    return await this.#handler(request);
+    return await this.#handler(request, this.fn);
   }
 
   copyUps(): Promise<CopyUp[]> {
@@ -136,7 +136,9 @@ export class FakePool implements InstancePool {
   }
 }
 
-export const echo: Handler = (request) => ({ payload: request.payload, encoding: 'bytes' });
+export function echo(request: CallRequest): CallResult {
+  return { payload: request.payload, encoding: 'bytes' };
+}
 
 function sameVersion(
   one: { name: string; version: string },

@@ -1,0 +1,398 @@
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, afterEach, before, test } from 'node:test';
+import type { NatsConnection } from '@nats-io/nats-core';
+import { connect } from '@nats-io/transport-node';
+import type { CallRecord, LogRecord } from '../../host/base/channels.ts';
+import { HatchError } from '../../host/base/errors.ts';
+import type { ErrorCode } from '../../host/base/errors.ts';
+import { ControlClient } from '../../host/dispatch/control-client.ts';
+import { controlHandlers } from '../../host/dispatch/control-handlers.ts';
+import { ControlServer } from '../../host/dispatch/control.ts';
+import { Dispatcher } from '../../host/dispatch/dispatcher.ts';
+import { LocalFunctions } from '../../host/dispatch/local-functions.ts';
+import { startNatsServer } from '../../host/dispatch/nats-server.ts';
+import type { NatsServer } from '../../host/dispatch/nats-server.ts';
+import { FunctionRegistry } from '../../host/function/registry.ts';
+import { digestOf } from '../../host/image/digest.ts';
+import type { LayerBlob } from '../../host/image/layer-tar.ts';
+import { FakePool, poolFunction } from '../support/fake-pool.ts';
+
+let directory: string;
+let server: NatsServer;
+let caller: NatsConnection;
+let client: ControlClient;
+const cleanups: (() => Promise<void>)[] = [];
+
+before(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'hatch-control-'));
+  server = await startNatsServer({ stateDirectory: directory });
+  caller = await connect({ servers: server.url, token: server.token });
+  client = new ControlClient(caller);
+});
+afterEach(async () => {
+  for (const cleanup of cleanups.splice(0).toReversed()) await cleanup();
+});
+after(async () => {
+  await caller.close();
+  await server.stop();
+  await rm(directory, { recursive: true });
+});
+
+interface Host {
+  name: string;
+  pool: FakePool;
+  registry: FunctionRegistry;
+  traces: Map<string, CallRecord>;
+  logs: LogRecord[];
+  warnings: string[];
+  /** Directories of layers that are leased now. */
+  leased: Set<string>;
+}
+
+/** A host with everything real but its containers and layers on disk. */
+async function host(name: string): Promise<Host> {
+  const connection = await connect({ servers: server.url, token: server.token });
+  const registry = await FunctionRegistry.open(connection);
+  const pool = new FakePool();
+  const parts = { traces: new Map<string, CallRecord>(), logs: [] as LogRecord[] };
+  const leased = new Set<string>();
+  const warnings: string[] = [];
+  const log = {
+    warn: (facts: Record<string, unknown>, text: string) =>
+      warnings.push(`${text} ${JSON.stringify(facts)}`),
+  };
+  const functions = new LocalFunctions({
+    resolve: (fn, ref) => registry.resolve(fn, ref),
+    loadLayers: async (version) => {
+      const path = `/layers/${version.name}@${version.version}`;
+      leased.add(path);
+      return { directories: ['/layers/base', path], release: () => leased.delete(path) };
+    },
+    pool,
+    log,
+    retryMs: 20,
+  });
+  await registry.watch({ onChange: functions.onChange });
+  const dispatcher = new Dispatcher({
+    connection,
+    pool,
+    resolve: (fn, ref) => functions.resolve(fn, ref),
+    inFlightMax: 100,
+    log,
+  });
+  dispatcher.start();
+  const control = new ControlServer({
+    connection,
+    hostName: name,
+    log,
+    handlers: controlHandlers({
+      registry,
+      functions,
+      pool,
+      log,
+      images: noImages,
+      findTrace: (requestId) => parts.traces.get(requestId),
+      findLogs: ({ functionName }) => parts.logs.filter((one) => one.functionName === functionName),
+      status: () => ({
+        startedAtMs: 1,
+        inFlight: dispatcher.inFlight,
+        functions: 0,
+        ...pool.stats(),
+      }),
+      doctor: () => Promise.resolve([{ name: 'kernel', status: 'ok', detail: name }]),
+    }),
+  });
+  control.start();
+  await connection.flush();
+  cleanups.push(async () => {
+    await control.stop();
+    await dispatcher.stop({ drainMs: 0 });
+    await functions.close();
+    await registry.close();
+    await connection.close();
+  });
+  return { name, pool, registry, leased, warnings, ...parts };
+}
+
+const noImages = {
+  images: () => [],
+  image: () => undefined,
+  importLayout: () => Promise.reject(new HatchError('image.not_found', 'no layout there')),
+  usage: { usedBytes: 0, heldBytes: 0, capacityBytes: 1 },
+  pin: () => Promise.resolve(),
+  unpin: () => Promise.resolve(),
+  isPinned: () => false,
+};
+
+async function uploadLayer({ registry }: Host): Promise<LayerBlob> {
+  const bytes = randomBytes(64);
+  const digest = digestOf(bytes);
+  await registry.putLayer(bytes, digest);
+  const mediaType = 'application/vnd.oci.image.layer.v1.tar+gzip';
+  return { digest, diffId: digest, sizeBytes: bytes.length, mediaType };
+}
+
+async function deploy(on: Host, name: string, layer?: LayerBlob) {
+  return await client.ask('deploy', {
+    manifest: { name, entry: 'index.ts' },
+    entryPath: '/function/index.cjs',
+    layer: layer ?? (await uploadLayer(on)),
+  });
+}
+
+async function versionServing(subject: string): Promise<string> {
+  const reply = await caller.request(`hatch.fn.${subject}`, '', { timeout: 5000 });
+  return reply.string();
+}
+
+/** Functions that answer with their version. */
+function answerVersions(on: Host, name: string): void {
+  on.pool.handlers.set(name, (_request, fn) => ({
+    payload: Buffer.from(fn.version),
+    encoding: 'bytes',
+  }));
+}
+
+function hasCode(code: ErrorCode, message: RegExp): (error: unknown) => true {
+  return (error) => {
+    assert.ok(error instanceof HatchError);
+    assert.equal(error.code, code);
+    assert.match(error.message, message);
+    return true;
+  };
+}
+
+async function until(condition: () => boolean): Promise<void> {
+  const endMs = Date.now() + 5000;
+  while (!condition()) {
+    assert.ok(Date.now() < endMs, 'waited 5 s');
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+test('without a host a request fails at once and says what to do', async () => {
+  await assert.rejects(client.ask('ls', {}), hasCode('host.nats_unavailable', /hatch up/));
+  await assert.rejects(client.askAll('status', {}), hasCode('host.nats_unavailable', /hatch up/));
+});
+
+test('a deployed function can be called, listed, aliased, rolled back and removed', async () => {
+  const one = await host('one');
+  answerVersions(one, 'life');
+  const first = await deploy(one, 'life');
+  assert.deepEqual([first.version, first.previousVersion], ['1', undefined]);
+  assert.equal(first.startRecord.functionName, 'life');
+  assert.equal(await versionServing('life'), '1');
+  const second = await deploy(one, 'life');
+  assert.deepEqual([second.version, second.previousVersion], ['2', '1']);
+  assert.equal(await versionServing('life'), '2');
+  assert.equal(await versionServing('life.1'), '1');
+
+  assert.deepEqual(await client.ask('alias', { name: 'life', alias: 'live', version: '1' }), {
+    aliases: { live: '1' },
+  });
+  assert.equal(await versionServing('life.live'), '1');
+  const { functions } = await client.ask('ls', {});
+  const { deployedAtMs, ...listed } = functions.find(({ name }) => name === 'life') ?? {};
+  assert.deepEqual(listed, { name: 'life', latest: '2', versions: 2, aliases: { live: '1' } });
+  assert.ok(Math.abs(Date.now() - Number(deployedAtMs)) < 10_000);
+  const { versions } = await client.ask('versions', { name: 'life' });
+  assert.deepEqual(
+    versions.map(({ version, isLatest, aliases, layerBytes }) => [
+      version,
+      isLatest,
+      aliases,
+      layerBytes,
+    ]),
+    [
+      ['1', false, ['live'], 64],
+      ['2', true, [], 64],
+    ],
+  );
+
+  assert.deepEqual(await client.ask('rollback', { name: 'life' }), { from: '2', latest: '1' });
+  await until(() => one.pool.retired.includes('life@2'));
+  assert.equal(await versionServing('life'), '1');
+  await client.ask('rm', { name: 'life' });
+  await until(() => one.pool.retired.includes('life@1'));
+  assert.equal(one.leased.size, 0);
+  const gone = await caller.request('hatch.fn.life', '', { timeout: 5000 });
+  assert.equal(gone.headers?.get('Nats-Service-Error-Code'), '404');
+});
+
+test('a deploy that does not load changes nothing and says why', async () => {
+  const one = await host('one');
+  answerVersions(one, 'stable');
+  await deploy(one, 'stable');
+  const cause = new HatchError('function.load_failed', 'index.ts:3:7: boom', {
+    details: { stack: 'at index.ts:3:7' },
+  });
+  one.pool.broken.set('stable@2', cause);
+  await assert.rejects(deploy(one, 'stable'), (error) => {
+    hasCode('deploy.failed', /Cannot deploy "stable": index\.ts:3:7: boom/)(error);
+    assert.ok(error instanceof HatchError);
+    assert.equal(error.details['reason'], 'function.load_failed');
+    assert.equal(error.details['stack'], 'at index.ts:3:7');
+    return true;
+  });
+  assert.equal(await versionServing('stable'), '1');
+  assert.deepEqual([...one.leased], ['/layers/stable@1']);
+  const { versions } = await client.ask('versions', { name: 'stable' });
+  assert.deepEqual(
+    versions.map(({ version }) => version),
+    ['1'],
+  );
+  assert.equal((await deploy(one, 'stable')).version, '3');
+  assert.deepEqual(one.warnings, []);
+});
+
+test('of two deploys at the same time one wins, the other is a conflict', async () => {
+  const one = await host('one');
+  answerVersions(one, 'race');
+  const layers = [await uploadLayer(one), await uploadLayer(one)];
+  const results = await Promise.allSettled(layers.map((layer) => deploy(one, 'race', layer)));
+  const failed = results.filter((result) => result.status === 'rejected');
+  const done = results.filter((result) => result.status === 'fulfilled');
+  assert.deepEqual([done.length, failed.length], [1, 1]);
+  hasCode('deploy.conflict', /deploy again/)(failed[0]?.reason);
+  assert.equal(await versionServing('race'), done[0]?.value.version);
+});
+
+test('a host that serves the old version makes the new one ready, then lets the old go', async () => {
+  const one = await host('one');
+  const two = await host('two');
+  for (const each of [one, two]) answerVersions(each, 'both');
+  await deploy(one, 'both');
+  for (const each of [one, two]) {
+    await until(() => each.leased.has('/layers/both@1'));
+    if (each.pool.instances.length === 0) await each.pool.prepare(poolFunction('both'));
+    // Until it works, calls of this host stay with what it has.
+    each.pool.broken.set('both@2', new HatchError('host.start_failed', 'no room'));
+  }
+  const answers = Promise.allSettled([deploy(one, 'both')]);
+  const [failed] = await answers;
+  assert.equal(failed.status, 'rejected');
+
+  const deploying = [one, two].map(({ pool }) => pool);
+  for (const pool of deploying) {
+    pool.broken.clear();
+    pool.broken.set('both@3', new HatchError('host.start_failed', 'no room yet'));
+  }
+  const version = await one.registry.publish({
+    manifest: one.registry.resolve('both').manifest,
+    entryPath: '/function/index.cjs',
+    layer: await uploadLayer(one),
+  });
+  assert.equal(version.version, '3');
+  const state = await one.registry.read('both');
+  await one.registry.activate('both', '3', state?.revision ?? 0);
+  await until(() => [one, two].every(({ warnings }) => warnings.some((text) => /yet/.test(text))));
+  for (let index = 0; index < 10; index++) assert.equal(await versionServing('both'), '1');
+  for (const pool of deploying) pool.broken.clear();
+  await until(() => [one, two].every(({ pool }) => pool.retired.includes('both@1')));
+  for (let index = 0; index < 10; index++) assert.equal(await versionServing('both'), '3');
+  for (const each of [one, two]) {
+    const leased = [...each.leased].filter((path) => path.includes('both'));
+    assert.deepEqual(leased, ['/layers/both@3']);
+  }
+});
+
+test('a trace is found on whichever host has it', async () => {
+  await host('one');
+  const two = await host('two');
+  const record: CallRecord = {
+    requestId: 'r1',
+    functionName: 'life',
+    functionVersion: '1',
+    instanceId: undefined,
+    subject: 'hatch.fn.life',
+    traceparent: undefined,
+    start: undefined,
+    startRecord: undefined,
+    receivedNs: 1,
+    dispatchedNs: undefined,
+    endNs: 2,
+    requestBytes: 3,
+    replyBytes: 4,
+    error: { code: 'host.busy', message: 'full' },
+    copyUps: [{ path: '/function/x', bytesCopied: 5 }],
+  };
+  two.traces.set('r1', record);
+  assert.deepEqual(await client.askAny('trace', { requestId: 'r1' }), {
+    host: 'two',
+    reply: { record },
+  });
+  await assert.rejects(
+    client.askAny('trace', { requestId: 'r2' }),
+    hasCode('trace.not_found', /request "r2"/),
+  );
+});
+
+test('logs, status and checks come from every host', async () => {
+  const one = await host('one');
+  const two = await host('two');
+  const line = (text: string): LogRecord => ({
+    timeMs: 1,
+    functionName: 'life',
+    functionVersion: '1',
+    instanceId: 'i1',
+    requestId: undefined,
+    stream: 'stdout',
+    text,
+  });
+  one.logs.push(line('from one'));
+  two.logs.push(...Array.from({ length: 4000 }, (_, index) => line(`${index} ${'x'.repeat(200)}`)));
+  const logs = await client.askAll('logs', { name: 'life', limit: 10_000 });
+  const texts = new Map(
+    logs.map((answer) => [
+      answer.host,
+      'reply' in answer ? answer.reply.records.map(({ text }) => text) : [],
+    ]),
+  );
+  assert.deepEqual(texts.get('one'), ['from one']);
+  const kept = texts.get('two') ?? [];
+  assert.match(kept.at(-1) ?? '', /^3999 /);
+  assert.ok(kept.length > 1000 && kept.length < 4000, 'the oldest are left out to fit a message');
+
+  const status = await client.askAll('status', {});
+  assert.deepEqual(status.map((answer) => answer.host).toSorted(), ['one', 'two']);
+  const checks = await client.askAll('doctor', {});
+  assert.deepEqual(
+    checks.flatMap((answer) => ('reply' in answer ? answer.reply.checks : [])).length,
+    2,
+  );
+  const images = await client.askAll('image.import', { directory: '/nowhere' });
+  for (const answer of images)
+    assert.ok('error' in answer && /no layout/.test(answer.error.message));
+});
+
+test('what is no JSON, or not the request of its verb, is refused with the reason', async () => {
+  await host('one');
+  const answer = async (verb: string, body: string) => {
+    const reply = await caller.request(`hatch.ctl.${verb}`, body, { timeout: 5000 });
+    assert.equal(reply.headers?.get('Nats-Service-Error-Code'), '400');
+    return reply.json<{ error: { code: string; message: string } }>().error;
+  };
+  assert.match((await answer('ls', '{')).message, /Cannot read "ls": no JSON/);
+  const wrong = await answer('versions', '{"name":"No Name"}');
+  assert.equal(wrong.code, 'request.invalid');
+  assert.match(wrong.message, /must be the name of a function.*name/);
+  const manifest = await answer(
+    'deploy',
+    JSON.stringify({
+      manifest: { name: 'x', entry: 'i.ts', memoryMB: 1 },
+      entryPath: '/function/index.cjs',
+      layer: {
+        digest: digestOf('x'),
+        diffId: digestOf('x'),
+        sizeBytes: 1,
+        mediaType: 'application/x-tar',
+      },
+    }),
+  );
+  assert.equal(manifest.code, 'deploy.invalid');
+  assert.match(manifest.message, /memoryMB/);
+});
