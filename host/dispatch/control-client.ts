@@ -75,7 +75,8 @@ export class ControlClient {
         if (error !== null) return reject(error);
         if (message.data.length === 0 && message.headers?.code === 503) return reject(noHost());
         messages.push(message);
-        if (options.isEnough(message)) return resolve(messages);
+        // A copy: answers of other hosts may come in the same read.
+        if (options.isEnough(message)) return resolve([...messages]);
         if (options.quietMs === undefined) return;
         clearTimeout(timer);
         timer = setTimeout(() => resolve(messages), options.quietMs);
