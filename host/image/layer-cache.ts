@@ -180,8 +180,8 @@ export class LayerCache<L extends CachedLayer> {
     if (this.#heldBytes + bytes > this.capacityBytes)
       throw new HatchError(
         'image.cache_full',
-        `Cannot store a layer of ${bytes} bytes: ${this.#heldBytes} of ${this.capacityBytes} bytes ` +
-          'are pinned or mounted, unpin layers or raise the capacity',
+        `Cannot store a layer of ${bytes} bytes: ${this.#heldBytes} of ${this.capacityBytes} ` +
+          'bytes are pinned or mounted, unpin layers or raise the capacity',
         {
           details: {
             sizeBytes: bytes,

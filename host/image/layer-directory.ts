@@ -40,7 +40,7 @@ export class LayerDirectory {
   readonly #lowerFds: number[];
   #last: { key: string; directory: OpenDirectory } | undefined;
 
-  /** `lowers` are the unpacked layers below, uppermost first: they give parents their attributes. */
+  /** `lowers`: the unpacked layers below, uppermost first; they give parents their attributes. */
   constructor(root: string, lowers: readonly string[]) {
     this.root = root;
     const open = (path: string) =>
@@ -68,7 +68,7 @@ export class LayerDirectory {
     return directory;
   }
 
-  /** Opens a directory made by this layer, by its resolved components, for as long as `use` runs. */
+  /** Opens a directory made by this layer, by its resolved components, while `use` runs. */
   within<T>(components: readonly string[], use: (fd: number) => T): T {
     const fd = this.#open(components, constants.O_DIRECTORY);
     try {

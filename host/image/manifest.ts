@@ -150,10 +150,11 @@ export function selectEntry(
   const fitting = named.filter((entry) => fits(entry.platform, wanted.platform));
   const [first, ...others] = fitting;
   const shown = `${wanted.platform.os}/${wanted.platform.architecture}`;
+  const name = wanted.reference === undefined ? '' : ` "${wanted.reference}"`;
   if (first === undefined)
     throw new HatchError(
       'image.not_found',
-      `Cannot find image ${wanted.reference === undefined ? '' : `"${wanted.reference}" `}for ${shown}: the index has ${describe(images)}`,
+      `Cannot find image${name} for ${shown}: the index has ${describe(images)}`,
     );
   if (others.some((other) => other.digest !== first.digest) && wanted.reference === undefined)
     throw new HatchError(

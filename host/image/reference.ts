@@ -15,7 +15,8 @@ export interface Reference {
 const lengthMax = 512;
 const component = /^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*$/;
 const tagPattern = /^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$/;
-const registryPattern = /^(?:localhost|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*)(?::\d{1,5})?$/;
+const label = '[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?';
+const registryPattern = new RegExp(String.raw`^${label}(?:\.${label})*(?::\d{1,5})?$`);
 
 /** Throws `image.invalid`. No registry and no tag are made up: the caller has the defaults. */
 export function parseReference(text: string): Reference {

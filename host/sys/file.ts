@@ -7,7 +7,6 @@ import { callNumber } from './numbers.ts';
 
 // <linux/fcntl.h>, <linux/stat.h>, <sys/xattr.h>
 export const AT_SYMLINK_NOFOLLOW = 0x100;
-export const AT_REMOVEDIR = 0x200;
 export const S_IFCHR = 0o020000;
 export const S_IFIFO = 0o010000;
 const ERANGE = errnoOf('ERANGE');

@@ -137,7 +137,8 @@ describe('a container root of the base image', () => {
     const bundle = await readFile(join(mount, 'etc/ssl/certs/ca-certificates.crt'), 'utf8');
     const pattern = /-----BEGIN CERTIFICATE-----/g;
     assert.ok((bundle.match(pattern)?.length ?? 0) > 100);
-    const parse = `new (require('node:crypto').X509Certificate)(require('node:fs').readFileSync(process.env.SSL_CERT_FILE)).subject`;
+    const parse = `new (require('node:crypto').X509Certificate)(
+      require('node:fs').readFileSync(process.env.SSL_CERT_FILE)).subject`;
     assert.match(await inRoot('node', '-p', parse), /CN=/);
   });
 

@@ -1,10 +1,14 @@
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
 import { createReadStream, existsSync } from 'node:fs';
 import { mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { afterEach, beforeEach, describe, test } from 'node:test';
+import { setTimeout } from 'node:timers/promises';
 import { chainId, chainIds } from '../../host/image/digest.ts';
 import type { Digest } from '../../host/image/digest.ts';
 import { LayerStore } from '../../host/image/layer-store.ts';
@@ -13,6 +17,8 @@ import { writeLayer } from '../../host/image/layer-tar.ts';
 import type { LayerBlob, LayerEntry } from '../../host/image/layer-tar.ts';
 import { hostPlatform } from '../../host/image/manifest.ts';
 import { writeImage } from '../../host/image/oci-layout.ts';
+
+const storeModule = new URL('../../host/image/layer-store.ts', import.meta.url).href;
 
 let directory: string;
 let opened: LayerStore[];
@@ -71,7 +77,7 @@ async function entriesOf(...path: string[]): Promise<string[]> {
 }
 
 describe('importing a layout', () => {
-  test('stores its layers bottom first, keyed by chain id, as children of one directory', async () => {
+  test('stores its layers bottom first, by chain id, in one directory', async () => {
     const { layout, layers } = await makeLayout();
     const store = await openStore();
     const image = await store.importLayout({ directory: layout });
@@ -260,5 +266,37 @@ describe('opening a store again', () => {
     assert.equal((await entriesOf('layers')).length, 2);
     assert.equal((await entriesOf('records')).length, 2);
     assert.deepEqual(await entriesOf('images'), []);
+  });
+
+  test('after a kill in the middle of an import, starts it from nothing', async () => {
+    const layer = await makeLayer([
+      file('first', 'x'),
+      file('second', randomBytes(4 * 1024 * 1024)),
+    ]);
+    const bytes = await readFile(layer.blob);
+    const root = join(directory, 'store');
+    const program = `
+      import { LayerStore } from ${JSON.stringify(storeModule)};
+      const store = await LayerStore.open({ root: ${JSON.stringify(root)} });
+      const layer = ${JSON.stringify(layer)};
+      await store.importLayer({ ...layer, blob: process.stdin });`;
+    const child = spawn(process.execPath, ['--input-type=module', '-e', program], {
+      stdio: ['pipe', 'ignore', 'inherit'],
+    });
+    const ended = once(child, 'exit');
+    // What the pipe had not taken when the process was killed.
+    child.stdin.on('error', () => {});
+    child.stdin.write(bytes.subarray(0, bytes.length / 2));
+    const half = join(root, 'ingest', '1', 'second');
+    for (let round = 0; round < 500 && !existsSync(half); round++) await setTimeout(10);
+    assert.ok(existsSync(half));
+    child.kill('SIGKILL');
+    await ended;
+    assert.deepEqual(await entriesOf('layers'), []);
+    const store = await openStore();
+    assert.deepEqual(await entriesOf('ingest'), []);
+    assert.deepEqual(store.layers(), []);
+    const stored = await store.importLayer(layer);
+    assert.equal((await readFile(join(stored.path, 'second'))).length, 4 * 1024 * 1024);
   });
 });
