@@ -128,7 +128,7 @@ async function aptDownload(
     await execute('apt-get', [...own, 'download', ...names], { cwd: work });
     return;
   } catch (error) {
-    onProgress(`Fetching package lists, since the machine's own did not do: ${lastLine(error)}`);
+    onProgress(`Fetching package lists, as this machine's own do not suffice: ${lastLine(error)}`);
   }
   const lists = ['-o', `Dir::State=${state}`, '-o', 'Dir::State::status=/var/lib/dpkg/status'];
   try {
