@@ -1,0 +1,119 @@
+/**
+ * Runs all test files, or those that match a pattern, as one run: files that keep to themselves two
+ * at a time, those that use hosts one by one; then looks for what they left on the machine. Ends
+ * with one summary, `# pass N` and so on, and with status 0 only when all is well.
+ */
+import { globSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
+import { run } from 'node:test';
+import { spec } from 'node:test/reporters';
+import { assertNothingLeft, takeInventory } from '../test/support/leak-check.ts';
+import type { TestEvent } from 'node:test/reporters';
+
+interface Group {
+  files: RegExp;
+  concurrency: number;
+  /** For one file. */
+  timeoutMs: number;
+}
+
+const graceMs = 5000;
+const repository = join(import.meta.dirname, '..');
+/** A file belongs to the first group that matches. */
+const groups: Group[] = [
+  { files: /^test\/(unit\/|[^/]+$)/, concurrency: 2, timeoutMs: 120_000 },
+  { files: /^test\/contract\//, concurrency: 1, timeoutMs: 180_000 },
+  { files: /./, concurrency: 1, timeoutMs: 300_000 },
+];
+const counted = ['tests', 'suites', 'passed', 'failed', 'cancelled', 'skipped', 'todo'] as const;
+const summary = new Map(counted.map((name) => [name, 0]));
+const startMs = performance.now();
+
+await main(process.argv[2]);
+
+async function main(pattern: string | undefined): Promise<void> {
+  const files = findFiles(pattern);
+  if (files.length === 0) {
+    console.error(`No test file matches "${pattern ?? ''}"; try a part of a path below test/`);
+    process.exitCode = 1;
+    return;
+  }
+  const before = takeInventory({ allMounts: true });
+  await printReport(runGroups(files));
+  let clean = true;
+  try {
+    await assertNothingLeft(before);
+  } catch (error) {
+    clean = false;
+    console.error(error instanceof Error ? error.message : error);
+  }
+  printSummary();
+  const bad = (summary.get('failed') ?? 0) + (summary.get('cancelled') ?? 0);
+  if (bad > 0 || !clean || (summary.get('tests') ?? 0) === 0) process.exitCode = 1;
+}
+
+function findFiles(pattern: string | undefined): string[] {
+  const wanted = new RegExp(pattern ?? '');
+  const files = globSync('test/**/*.test.ts', { cwd: repository });
+  return files.filter((file) => wanted.test(file)).sort();
+}
+
+async function* runGroups(files: string[]): AsyncGenerator<TestEvent> {
+  const left = new Set(files);
+  for (const { files: mine, concurrency, timeoutMs } of groups) {
+    const group = [...left].filter((file) => mine.test(file));
+    for (const file of group) left.delete(file);
+    if (group.length > 0) yield* runGroup(group, concurrency, timeoutMs);
+  }
+}
+
+/** The events of one run, without its own summary: that is added to ours. */
+async function* runGroup(
+  files: string[],
+  concurrency: number,
+  timeout: number,
+): AsyncGenerator<TestEvent> {
+  const events = run({ cwd: repository, files, concurrency, timeout });
+  const watchdog = setInterval(killOverdue, 1000, new Map<string, number>(), timeout);
+  for await (const event of events as AsyncIterable<TestEvent>) {
+    if (event.type === 'test:summary') addToSummary(event.data);
+    else if (!isSummaryLine(event)) yield event;
+  }
+  clearInterval(watchdog);
+}
+
+/** The runner ends a file that is late by SIGTERM, which a busy event loop never sees. */
+function killOverdue(firstSeenMs: Map<string, number>, timeoutMs: number): void {
+  const path = `/proc/self/task/${process.pid}/children`;
+  for (const pid of readFileSync(path, 'utf8').split(' ').filter(Boolean)) {
+    const sinceMs = firstSeenMs.get(pid) ?? performance.now();
+    firstSeenMs.set(pid, sinceMs);
+    if (performance.now() - sinceMs > timeoutMs + graceMs) process.kill(Number(pid), 'SIGKILL');
+  }
+}
+
+function addToSummary(data: { file: string | undefined; counts: Record<string, number> }): void {
+  // The summaries of single files are parts of the run's.
+  if (data.file !== undefined) return;
+  for (const name of counted)
+    summary.set(name, (summary.get(name) ?? 0) + (data.counts[name] ?? 0));
+}
+
+function isSummaryLine(event: TestEvent): boolean {
+  return (
+    event.type === 'test:diagnostic' &&
+    event.data.nesting === 0 &&
+    /^(tests|suites|pass|fail|cancelled|skipped|todo|duration_ms) \d/.test(event.data.message)
+  );
+}
+
+async function printReport(events: AsyncGenerator<TestEvent>): Promise<void> {
+  for await (const text of Readable.from(events).compose(new spec())) process.stdout.write(text);
+}
+
+function printSummary(): void {
+  const shown: Record<string, string> = { passed: 'pass', failed: 'fail' };
+  for (const [name, count] of summary) console.log(`# ${shown[name] ?? name} ${count}`);
+  console.log(`# duration_ms ${Math.round(performance.now() - startMs)}`);
+}
