@@ -51,6 +51,11 @@ export class LocalFunctions {
     this.#options = options;
   }
 
+  /** Functions of which this host has a version loaded. */
+  get count(): number {
+    return this.#loaded.size;
+  }
+
   /**
    * At once when the version is loaded, else when it is.
    * @throws HatchError `function.not_found`, `version.not_found`; what loading layers rejects with

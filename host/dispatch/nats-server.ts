@@ -159,6 +159,8 @@ class Supervisor {
     const command = [...(await deathWish()), this.#binary, '--config', configFile];
     const child = spawn(command[0] ?? this.#binary, command.slice(1), {
       cwd: this.#directory,
+      // Out of the terminal's group: Ctrl-C is for the host, which needs the server to drain.
+      detached: true,
       stdio: ['ignore', 'ignore', 'pipe'],
       env: {},
     });

@@ -6,7 +6,13 @@
 import { closeSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { HatchError } from '../base/errors.ts';
-import { attachMount, cloneMount, setMountAttributes, mountAttribute } from '../sys/mount.ts';
+import {
+  attachMount,
+  cloneMount,
+  detachMount,
+  mountAttribute,
+  setMountAttributes,
+} from '../sys/mount.ts';
 
 export const idsPerRange = 65_536;
 
@@ -54,6 +60,14 @@ export class IdRanges {
   /** Only once no process and no file of the container is left. */
   release(range: IdRange): void {
     this.#free.push(range);
+  }
+
+  /** Gives up every namespace and mount: no container may be left. */
+  close(): void {
+    for (const { userNamespaceFd, layersDirectory } of this.#free.splice(0)) {
+      closeSync(userNamespaceFd);
+      detachMount(layersDirectory);
+    }
   }
 
   async #make(index: number): Promise<IdRange> {

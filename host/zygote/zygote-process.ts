@@ -18,6 +18,8 @@ export interface ZygoteOptions {
   /** An empty directory of ours. */
   buildDirectory: string;
   setup: ZygoteSetup;
+  /** `never`: containers are executed, as if this Node.js could not fork. */
+  fork: 'auto' | 'never';
 }
 
 export interface Answer {

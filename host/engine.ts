@@ -1,0 +1,126 @@
+/**
+ * The container engine: everything below the pool, opened in order, closed in reverse. It knows
+ * nothing of NATS and of what is deployed.
+ */
+import { mkdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { HatchError } from './base/errors.ts';
+import { openCgroupDriver } from './cgroup/cgroup.ts';
+import type { HostConfig } from './config.ts';
+import { LayerStore, type StoredImage } from './image/layer-store.ts';
+import { IdRanges } from './namespace/id-ranges.ts';
+import { NetworkNamespaces } from './namespace/network-namespaces.ts';
+import { Pool } from './pool/pool.ts';
+import { compileProfile } from './security/security.ts';
+import { MemoryScratch } from './storage/memory-scratch.ts';
+import { OverlayDriver } from './storage/overlay.ts';
+import { cloneMount, mountAttribute, setMountAttributes } from './sys/mount.ts';
+import { Zygote } from './zygote/zygote.ts';
+
+export interface Engine {
+  layers: LayerStore;
+  baseImage: StoredImage;
+  zygote: Zygote;
+  pool: Pool;
+  close(): Promise<void>;
+}
+
+const MiB = 2 ** 20;
+/** What one instance may write to its root, and to each of /tmp and /dev/shm. */
+const rootBytesMax = 512 * MiB;
+const tmpfsBytesMax = 64 * MiB;
+/** Enough for a burst; each costs the kernel a few ten KiB. */
+const networkNamespacesReady = 16;
+
+/**
+ * Needs root and a mount namespace of its own. What an earlier run left under the same names is
+ * removed first. Rejects with `host.unsupported`, `image.*` or `host.start_failed`.
+ */
+export async function openEngine(
+  config: HostConfig,
+  onNotice: (message: string) => void,
+): Promise<Engine> {
+  await using opened = new AsyncDisposableStack();
+  const directory = (name: string): string => makeDirectory(config.stateDirectory, name);
+  // Nothing of a run is worth keeping: an idle mount point, an empty directory.
+  rmSync(join(config.stateDirectory, 'run'), { recursive: true, force: true });
+
+  const cgroups = openCgroupDriver({ parent: config.cgroupParent });
+  opened.defer(() => cgroups.close());
+  await cgroups.removeAll();
+
+  const layers = await LayerStore.open({
+    root: directory('images'),
+    capacityBytes: config.layerCacheBytes,
+  });
+  opened.defer(() => layers.close());
+  const baseImage = await layers.importLayout({ directory: config.baseImageDirectory });
+  const lease = layers.acquire(baseImage.layers.map(({ chainId }) => chainId));
+  opened.defer(() => lease.release());
+
+  const storage = OverlayDriver.open(new MemoryScratch({ sizeBytes: rootBytesMax }));
+  opened.defer(() => storage.close());
+  const zygoteRoot = storage.createRoot({
+    id: 'zygote',
+    lowerDirectories: baseImage.layers.map(({ path }) => path),
+    ownerUid: 0,
+    ownerGid: 0,
+  });
+  setMountAttributes(zygoteRoot.mountFd, { attributes: mountAttribute.readOnly });
+
+  const zygote = await Zygote.start(
+    {
+      mountRoot: () =>
+        cloneMount({ path: `/proc/self/fd/${zygoteRoot.mountFd}`, recursive: false }),
+      buildDirectory: directory('run/zygote'),
+      setup: { seccomp: compileProfile('node').bpf.toString('base64'), tmpfsBytes: tmpfsBytesMax },
+      fork: config.fork,
+      replaceAfterForks: config.replaceZygoteAfterForks,
+    },
+    { onNotice },
+  );
+  opened.defer(() => zygote.stop());
+
+  const networks = new NetworkNamespaces({
+    readyCount: networkNamespacesReady,
+    make: () => zygote.makeNetworkNamespace(),
+    onError: onNotice,
+  });
+  opened.defer(() => networks.close());
+  await networks.fill();
+  const idRanges = new IdRanges({
+    firstHostId: config.uidBase,
+    rangesMax: config.uidRanges,
+    layersDirectory: layers.layersDirectory,
+    mountDirectory: directory('run/layers'),
+    makeUserNamespace: (range) => zygote.makeUserNamespace(range),
+  });
+  opened.defer(() => idRanges.close());
+
+  const pool = new Pool({
+    parts: { cgroups, storage, idRanges, networks, spawn: (request) => zygote.spawn(request) },
+    mode: () => zygote.state.mode,
+    parked: config.parked,
+    instancesMax: config.instancesMax,
+    queueLengthMax: config.queueLengthMax,
+    refillsPerSecond: config.parkedPerSecondMax,
+    onNotice,
+  });
+  opened.defer(() => pool.close());
+  await pool.fill();
+
+  const all = opened.move();
+  return { layers, baseImage, zygote, pool, close: () => all.disposeAsync() };
+}
+
+function makeDirectory(stateDirectory: string, name: string): string {
+  const path = join(stateDirectory, name);
+  try {
+    mkdirSync(path, { recursive: true, mode: 0o700 });
+  } catch (cause) {
+    throw new HatchError('host.config_invalid', `Cannot use state directory "${stateDirectory}"`, {
+      cause,
+    });
+  }
+  return path;
+}

@@ -1,0 +1,199 @@
+/** The host: builds its parts, joins them to NATS, keeps them running, takes them down again. */
+import { readFileSync, mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { connect, credsAuthenticator } from '@nats-io/transport-node';
+import type { ConnectionOptions, NatsConnection } from '@nats-io/nats-core';
+import { pino, type Logger } from 'pino';
+import { HatchError, messageOf } from './base/errors.ts';
+import type { HostConfig } from './config.ts';
+import { ControlServer } from './dispatch/control.ts';
+import { controlHandlers } from './dispatch/control-handlers.ts';
+import { Dispatcher } from './dispatch/dispatcher.ts';
+import { loadFunctionLayers } from './dispatch/function-layers.ts';
+import { LocalFunctions } from './dispatch/local-functions.ts';
+import { startNatsServer } from './dispatch/nats-server.ts';
+import { examineHost } from './doctor.ts';
+import { openEngine, type Engine } from './engine.ts';
+import { FunctionRegistry } from './function/registry.ts';
+import { tryLockFile } from './sys/file-lock.ts';
+import { makeRootPrivate } from './sys/mount.ts';
+import { namespaceFlag, unshare } from './sys/namespace.ts';
+import { startTelemetry } from './telemetry/telemetry.ts';
+
+/** Runs until SIGINT or SIGTERM, then drains and leaves nothing behind. */
+export async function runHost(config: HostConfig): Promise<void> {
+  enterOwnMountNamespace();
+  const log = pino({ name: 'hatch', level: config.logLevel }, pino.destination(2));
+  await using opened = new AsyncDisposableStack();
+  mkdirSync(config.stateDirectory, { recursive: true, mode: 0o700 });
+  opened.defer(lockState(config.stateDirectory));
+  const stopping = signalled();
+
+  const engine = await openEngine(config, (notice) => log.warn(notice));
+  opened.defer(() => engine.close());
+  const connection = await joinNats(config, log, opened);
+  await serve({ config, log, engine, connection, opened });
+  log.info({ nats: connection.getServer(), ...engine.zygote.state }, 'Host is ready');
+
+  log.info({ signal: await stopping }, 'Host is stopping');
+}
+
+/** Marks a process that is in a mount namespace of its own already. */
+const namespaceMark = 'HATCH_MOUNT_NAMESPACE';
+
+/**
+ * The host's mounts are nobody else's business, and vanish with it. A thread cannot move its
+ * siblings, so the program starts over in the new namespace, as the same process.
+ */
+function enterOwnMountNamespace(): void {
+  if (process.getuid?.() !== 0)
+    throw new HatchError('host.unsupported', 'A host needs root: start it with sudo');
+  if (process.env[namespaceMark] === String(process.pid)) {
+    delete process.env[namespaceMark];
+    return;
+  }
+  unshare(namespaceFlag.mount);
+  makeRootPrivate();
+  const args = [process.execPath, ...process.execArgv, ...process.argv.slice(1)];
+  process.execve?.(process.execPath, args, {
+    ...process.env,
+    [namespaceMark]: String(process.pid),
+  });
+}
+
+function lockState(stateDirectory: string): () => void {
+  const unlock = tryLockFile(join(stateDirectory, 'lock'));
+  if (unlock !== undefined) return unlock;
+  throw new HatchError(
+    'host.start_failed',
+    `Another host uses "${stateDirectory}": stop it, or give this one its own --state-directory`,
+  );
+}
+
+function signalled(): Promise<NodeJS.Signals> {
+  return new Promise((resolve) => {
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, resolve);
+  });
+}
+
+async function joinNats(
+  config: HostConfig,
+  log: Logger,
+  opened: AsyncDisposableStack,
+): Promise<NatsConnection> {
+  const options: ConnectionOptions = {
+    name: `hatch host ${config.hostName}`,
+    maxReconnectAttempts: -1,
+    ...(config.natsToken === undefined ? {} : { token: config.natsToken }),
+  };
+  if (config.natsUrl === undefined) {
+    const server = await startNatsServer({
+      stateDirectory: config.stateDirectory,
+      ...(config.natsPort === undefined ? {} : { port: config.natsPort }),
+      onLog: (line) => log.debug({ line }, 'nats-server'),
+    });
+    opened.defer(() => server.stop());
+    Object.assign(options, { servers: server.url, token: server.token });
+  } else {
+    options.servers = config.natsUrl;
+    if (config.natsCredentialsFile !== undefined)
+      options.authenticator = credsAuthenticator(readFileSync(config.natsCredentialsFile));
+  }
+  try {
+    const connection = await connect(options);
+    opened.defer(() => connection.close());
+    void reportStatus(connection, log);
+    return connection;
+  } catch (cause) {
+    throw new HatchError(
+      'host.nats_unavailable',
+      `Cannot connect to NATS at "${String(options.servers)}": ${messageOf(cause)}`,
+      { cause },
+    );
+  }
+}
+
+async function reportStatus(connection: NatsConnection, log: Logger): Promise<void> {
+  for await (const status of connection.status())
+    if (['disconnect', 'reconnect', 'error'].includes(status.type))
+      log.warn({ nats: status.type }, 'NATS connection changed');
+}
+
+interface Serving {
+  config: HostConfig;
+  log: Logger;
+  engine: Engine;
+  connection: NatsConnection;
+  opened: AsyncDisposableStack;
+}
+
+/** Opens what answers: functions first, then calls, then control. Closed in reverse order. */
+async function serve({ config, log, engine, connection, opened }: Serving): Promise<void> {
+  const { pool, layers, baseImage } = engine;
+  const startedAtMs = Date.now();
+  const telemetry = startTelemetry({
+    ...(config.otlpEndpoint === undefined ? {} : { otlpEndpoint: config.otlpEndpoint }),
+    traceCountMax: config.traceCountMax,
+    logBytesMax: config.logBytesMax,
+    publish: (subject, data) => {
+      if (!connection.isClosed()) connection.publish(subject, data);
+    },
+    onError: (message) => log.warn(message),
+  });
+  opened.defer(() => telemetry.stop());
+
+  const registry = await FunctionRegistry.open(connection);
+  opened.defer(() => registry.close());
+  const functions = new LocalFunctions({
+    resolve: (name, reference) => registry.resolve(name, reference),
+    loadLayers: (version) =>
+      loadFunctionLayers(
+        {
+          store: layers,
+          baseImage: baseImage.reference,
+          fetchLayer: (digest) => registry.getLayer(digest),
+          directoryOf: (layer) => layer.directoryName,
+        },
+        version,
+      ),
+    pool,
+    log,
+  });
+  opened.defer(() => functions.close());
+  await registry.watch({
+    onChange: functions.onChange,
+    onError: (error) => log.warn({ error: messageOf(error) }, 'Cannot follow the functions'),
+  });
+
+  const dispatcher = new Dispatcher({
+    connection,
+    pool,
+    resolve: (name, reference) => functions.resolve(name, reference),
+    inFlightMax: config.inFlightMax,
+    log,
+  });
+  dispatcher.start();
+  opened.defer(() => dispatcher.stop({ drainMs: config.drainMs }));
+
+  const handlers = controlHandlers({
+    registry,
+    functions,
+    pool,
+    images: layers,
+    log,
+    findTrace: (requestId) => telemetry.traces.find(requestId),
+    findLogs: (query) => telemetry.logs.find(query),
+    status: () => ({
+      startedAtMs,
+      inFlight: dispatcher.inFlight,
+      functions: functions.count,
+      ...pool.stats(),
+    }),
+    doctor: () => examineHost(engine),
+  });
+  const control = new ControlServer({ connection, hostName: config.hostName, handlers, log });
+  control.start();
+  opened.defer(() => control.stop());
+  // Whoever waits for us to be ready may call as soon as this has reached the server.
+  await connection.flush();
+}
