@@ -56,11 +56,6 @@ export class LocalFunctions {
     return this.#loaded.size;
   }
 
-  /** How many functions can be called. */
-  get count(): number {
-    return this.#current.size;
-  }
-
   /**
    * At once when the version is loaded, else when it is.
    * @throws HatchError `function.not_found`, `version.not_found`; what loading layers rejects with
