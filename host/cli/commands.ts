@@ -1,0 +1,29 @@
+/** Every command of `hatch`, in the order of the help. */
+import type { Command } from './command.ts';
+import { aliasCommand } from './commands/alias.ts';
+import { deployCommand } from './commands/deploy.ts';
+import { doctorCommand } from './commands/doctor.ts';
+import { imageCommands } from './commands/image.ts';
+import { invokeCommand } from './commands/invoke.ts';
+import { logsCommand } from './commands/logs.ts';
+import { lsCommand } from './commands/ls.ts';
+import { rmCommand } from './commands/rm.ts';
+import { rollbackCommand } from './commands/rollback.ts';
+import { topCommand } from './commands/top.ts';
+import { upCommand } from './commands/up.ts';
+import { versionsCommand } from './commands/versions.ts';
+
+export const commands: readonly Command[] = [
+  upCommand,
+  deployCommand,
+  invokeCommand,
+  lsCommand,
+  versionsCommand,
+  rollbackCommand,
+  aliasCommand,
+  rmCommand,
+  logsCommand,
+  topCommand,
+  ...imageCommands,
+  doctorCommand,
+];

@@ -1,0 +1,60 @@
+import { createReadStream } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { required } from '../command.ts';
+import type { Command, CommandContext } from '../command.ts';
+import { duration, size } from '../output.ts';
+
+export const deployCommand: Command = {
+  name: 'deploy',
+  usage: 'DIR',
+  summary: 'Bundle the function in a folder and make it the latest version',
+  examples: ['hatch deploy functions/hello'],
+  options: { json: { type: 'boolean', value: '', help: 'print JSON' } },
+  positionals: { min: 1, max: 1 },
+  async run(context) {
+    const outputDirectory = await mkdtemp(join(tmpdir(), 'hatch-deploy-'));
+    try {
+      await deployFolder(context, outputDirectory);
+    } finally {
+      await rm(outputDirectory, { recursive: true, force: true });
+    }
+  },
+};
+
+async function deployFolder(context: CommandContext, outputDirectory: string): Promise<void> {
+  const { output, positionals } = context;
+  const directory = resolve(required(positionals, 0));
+  // Bundler and registry are large: no other command waits for them.
+  const [{ readManifest }, { bundleFunction }, { FunctionRegistry }] = await Promise.all([
+    import('../../function/manifest.ts'),
+    import('../../function/bundle.ts'),
+    import('../../function/registry.ts'),
+  ]);
+  const manifest = await readManifest(directory);
+  const bundle = await output.progress(
+    `Bundling ${directory}`,
+    bundleFunction({ directory, manifest, outputDirectory }),
+  );
+  for (const warning of bundle.warnings) output.note(`warning: ${warning}`);
+  const { layer, layerFile, entryPath } = bundle;
+  const registry = await FunctionRegistry.open(await context.connect());
+  await output.progress(
+    `Uploading ${size(layer.sizeBytes)}`,
+    registry.putLayer(createReadStream(layerFile), layer.digest),
+  );
+  const client = await context.client();
+  const done = await output.progress(
+    `Starting an instance of ${manifest.name}`,
+    client.ask('deploy', { manifest, entryPath, layer }),
+  );
+  const { startRecord, previousVersion } = done;
+  if (output.json) return output.value(done);
+  const startUs = (startRecord.endNs - startRecord.startNs) / 1000;
+  const before = previousVersion === undefined ? 'new' : `was version ${previousVersion}`;
+  output.line(
+    `${output.style('bold', `${done.name} version ${done.version}`)} (${before}): ` +
+      `${size(done.layerBytes)}, ready in ${duration(startUs)} (${startRecord.path})`,
+  );
+}

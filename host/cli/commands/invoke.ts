@@ -1,0 +1,127 @@
+import { readFile } from 'node:fs/promises';
+import { buffer } from 'node:stream/consumers';
+import { errors, headers } from '@nats-io/nats-core';
+import type { Msg, MsgHdrs, NatsConnection } from '@nats-io/nats-core';
+import { HatchError, messageOf } from '../../base/errors.ts';
+import { errorIn } from '../../dispatch/control-client.ts';
+import { functionSubject, parseFunctionSubject } from '../../function/record.ts';
+import { count, required, UsageError } from '../command.ts';
+import type { Command, CommandContext } from '../command.ts';
+import { duration } from '../output.ts';
+
+/** The longest time limit that a function may have, and something for the way. */
+const waitMsMax = 900_000 + 10_000;
+const waySlackMs = 5000;
+
+export const invokeCommand: Command = {
+  name: 'invoke',
+  usage: 'NAME[.VERSION-OR-ALIAS] [PAYLOAD | - | @FILE]',
+  summary: 'Call a function: the result on stdout, how it went on stderr',
+  examples: [
+    `hatch invoke hello '{"name":"world"}'`,
+    'cat page.md | hatch invoke markdown.live -',
+    'hatch invoke resize @picture.png --header tenant=acme --timeout 2000',
+  ],
+  options: {
+    header: {
+      type: 'string',
+      multiple: true,
+      value: 'KEY=VALUE',
+      help: 'header for the function; may be given several times',
+    },
+    timeout: { type: 'string', value: 'MS', help: 'less time than the function allows itself' },
+  },
+  positionals: { min: 1, max: 2 },
+  async run(context) {
+    const { output, positionals, values } = context;
+    const subject = subjectOf(required(positionals, 0));
+    const timeoutMs = count(values, 'timeout');
+    const all = headersOf(values['header'], timeoutMs);
+    const payload = await payloadOf(positionals[1]);
+    const connection = await context.connect();
+    const reply = await output.progress(
+      `Waiting for ${subject}`,
+      call(connection, { subject, payload, headers: all, timeoutMs }),
+    );
+    const error = errorIn(reply);
+    if (error !== undefined) throw error;
+    printReply(context, reply);
+  },
+};
+
+async function call(
+  connection: NatsConnection,
+  request: {
+    subject: string;
+    payload: Uint8Array;
+    headers: MsgHdrs;
+    timeoutMs: number | undefined;
+  },
+): Promise<Msg> {
+  const { subject, payload, headers: all, timeoutMs } = request;
+  const bytesMax = connection.info?.max_payload ?? Infinity;
+  if (payload.length > bytesMax) {
+    throw new HatchError(
+      'request.too_large',
+      `Cannot send ${payload.length} bytes: the NATS server takes ${bytesMax} in a message`,
+    );
+  }
+  const timeout = timeoutMs === undefined ? waitMsMax : timeoutMs + waySlackMs;
+  try {
+    return await connection.request(subject, payload, { headers: all, timeout });
+  } catch (cause) {
+    const isNobody =
+      cause instanceof errors.NoRespondersError ||
+      (cause instanceof Error && cause.cause instanceof errors.NoRespondersError);
+    if (!isNobody) throw new HatchError('host.nats_unavailable', messageOf(cause), { cause });
+    throw new HatchError(
+      'host.nats_unavailable',
+      'Cannot reach a host: none is connected to this NATS server, start one with "hatch up"',
+      { cause },
+    );
+  }
+}
+
+function printReply({ output }: CommandContext, reply: Msg): void {
+  output.bytes(reply.data);
+  if (output.isTerminal && reply.data.at(-1) !== 0x0a) output.line('');
+  const fact = (name: string) => reply.headers?.get(name) ?? '';
+  output.note(
+    output.style(
+      'dim',
+      `request ${fact('Hatch-Request-Id')}  ${fact('Hatch-Start')}  ` +
+        duration(Number(fact('Hatch-Duration-Us'))),
+    ),
+  );
+}
+
+function subjectOf(name: string): string {
+  const parsed = parseFunctionSubject(functionSubject(name));
+  if (parsed !== undefined) return functionSubject(parsed.name, parsed.qualifier);
+  throw new UsageError(`"${name}" must be the name of a function, or NAME.VERSION-OR-ALIAS`);
+}
+
+function headersOf(given: unknown, timeoutMs: number | undefined): MsgHdrs {
+  const all = headers();
+  const pairs: unknown[] = Array.isArray(given) ? given : [];
+  for (const pair of pairs) {
+    const [, key, value] = /^([^=\s:]+)=(.*)$/s.exec(String(pair)) ?? [];
+    if (key === undefined || value === undefined || /[\r\n]/.test(value)) {
+      throw new UsageError(`--header "${String(pair)}" must be KEY=VALUE on one line`);
+    }
+    all.append(key, value);
+  }
+  if (timeoutMs !== undefined) all.set('Hatch-Timeout-Ms', String(timeoutMs));
+  return all;
+}
+
+async function payloadOf(argument: string | undefined): Promise<Uint8Array> {
+  if (argument === undefined) return Buffer.alloc(0);
+  if (argument === '-') return await buffer(process.stdin);
+  if (!argument.startsWith('@')) return Buffer.from(argument);
+  try {
+    return await readFile(argument.slice(1));
+  } catch (error) {
+    throw new UsageError(`the payload cannot be read: ${messageOf(error)}`, { cause: error });
+  }
+}
