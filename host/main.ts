@@ -4,8 +4,8 @@ import { join } from 'node:path';
 import { connect, credsAuthenticator } from '@nats-io/transport-node';
 import type { ConnectionOptions, NatsConnection } from '@nats-io/nats-core';
 import { pino, type Logger } from 'pino';
-import { HatchError, messageOf } from './base/errors.ts';
-import type { HostConfig } from './config.ts';
+import { HatchError, messageOf, toHatchError } from './base/errors.ts';
+import { configHelp, loadConfig, type HostConfig } from './config.ts';
 import { ControlServer } from './dispatch/control.ts';
 import { controlHandlers } from './dispatch/control-handlers.ts';
 import { Dispatcher } from './dispatch/dispatcher.ts';
@@ -197,3 +197,22 @@ async function serve({ config, log, engine, connection, opened }: Serving): Prom
   // Whoever waits for us to be ready may call as soon as this has reached the server.
   await connection.flush();
 }
+
+/** `hatch up`. Exit codes as of every command: 1 failed, 2 wrong usage. */
+async function up(args: string[]): Promise<number> {
+  if (args.includes('--help') || args.includes('-h')) {
+    process.stdout.write(`Usage: hatch up [FLAGS]\n\nFlags:\n${configHelp()}\n`);
+    return 0;
+  }
+  try {
+    await runHost(loadConfig({ args, env: process.env }));
+    return 0;
+  } catch (thrown) {
+    const error = toHatchError(thrown);
+    process.stderr.write(`error: ${error.message} (${error.code})\n`);
+    if (error.code === 'internal.bug') process.stderr.write(`${String(error.stack)}\n`);
+    return error.code === 'host.config_invalid' ? 2 : 1;
+  }
+}
+
+if (import.meta.main) process.exitCode = await up(process.argv.slice(2));
