@@ -10,16 +10,13 @@ import type { CallRecord, LogRecord } from '../../host/base/channels.ts';
 import { HatchError } from '../../host/base/errors.ts';
 import type { ErrorCode } from '../../host/base/errors.ts';
 import { ControlClient } from '../../host/dispatch/control-client.ts';
-import { controlHandlers } from '../../host/dispatch/control-handlers.ts';
-import { ControlServer } from '../../host/dispatch/control.ts';
-import { Dispatcher } from '../../host/dispatch/dispatcher.ts';
-import { LocalFunctions } from '../../host/dispatch/local-functions.ts';
 import { startNatsServer } from '../../host/dispatch/nats-server.ts';
 import type { NatsServer } from '../../host/dispatch/nats-server.ts';
-import { FunctionRegistry } from '../../host/function/registry.ts';
 import { digestOf } from '../../host/image/digest.ts';
 import type { LayerBlob } from '../../host/image/layer-tar.ts';
-import { FakePool, poolFunction } from '../support/fake-pool.ts';
+import { startFakeHost } from '../support/fake-host.ts';
+import type { FakeHost } from '../support/fake-host.ts';
+import { poolFunction } from '../support/fake-pool.ts';
 
 let directory: string;
 let server: NatsServer;
@@ -42,93 +39,13 @@ after(async () => {
   await rm(directory, { recursive: true });
 });
 
-interface Host {
-  name: string;
-  pool: FakePool;
-  registry: FunctionRegistry;
-  traces: Map<string, CallRecord>;
-  logs: LogRecord[];
-  warnings: string[];
-  /** Directories of layers that are leased now. */
-  leased: Set<string>;
+async function host(name: string): Promise<FakeHost> {
+  const started = await startFakeHost(name, server);
+  cleanups.push(started.stop);
+  return started;
 }
 
-/** A host with everything real but its containers and layers on disk. */
-async function host(name: string): Promise<Host> {
-  const connection = await connect({ servers: server.url, token: server.token });
-  const registry = await FunctionRegistry.open(connection);
-  const pool = new FakePool();
-  const parts = { traces: new Map<string, CallRecord>(), logs: [] as LogRecord[] };
-  const leased = new Set<string>();
-  const warnings: string[] = [];
-  const log = {
-    warn: (facts: Record<string, unknown>, text: string) =>
-      warnings.push(`${text} ${JSON.stringify(facts)}`),
-  };
-  const functions = new LocalFunctions({
-    resolve: (fn, ref) => registry.resolve(fn, ref),
-    loadLayers: async (version) => {
-      const path = `/layers/${version.name}@${version.version}`;
-      leased.add(path);
-      return { directories: ['/layers/base', path], release: () => leased.delete(path) };
-    },
-    pool,
-    log,
-    retryMs: 20,
-  });
-  await registry.watch({ onChange: functions.onChange });
-  const dispatcher = new Dispatcher({
-    connection,
-    pool,
-    resolve: (fn, ref) => functions.resolve(fn, ref),
-    inFlightMax: 100,
-    log,
-  });
-  dispatcher.start();
-  const control = new ControlServer({
-    connection,
-    hostName: name,
-    log,
-    handlers: controlHandlers({
-      registry,
-      functions,
-      pool,
-      log,
-      images: noImages,
-      findTrace: (requestId) => parts.traces.get(requestId),
-      findLogs: ({ functionName }) => parts.logs.filter((one) => one.functionName === functionName),
-      status: () => ({
-        startedAtMs: 1,
-        inFlight: dispatcher.inFlight,
-        functions: 0,
-        ...pool.stats(),
-      }),
-      doctor: () => Promise.resolve([{ name: 'kernel', status: 'ok', detail: name }]),
-    }),
-  });
-  control.start();
-  await connection.flush();
-  cleanups.push(async () => {
-    await control.stop();
-    await dispatcher.stop({ drainMs: 0 });
-    await functions.close();
-    await registry.close();
-    await connection.close();
-  });
-  return { name, pool, registry, leased, warnings, ...parts };
-}
-
-const noImages = {
-  images: () => [],
-  image: () => undefined,
-  importLayout: () => Promise.reject(new HatchError('image.not_found', 'no layout there')),
-  usage: { usedBytes: 0, heldBytes: 0, capacityBytes: 1 },
-  pin: () => Promise.resolve(),
-  unpin: () => Promise.resolve(),
-  isPinned: () => false,
-};
-
-async function uploadLayer({ registry }: Host): Promise<LayerBlob> {
+async function uploadLayer({ registry }: FakeHost): Promise<LayerBlob> {
   const bytes = randomBytes(64);
   const digest = digestOf(bytes);
   await registry.putLayer(bytes, digest);
@@ -136,7 +53,7 @@ async function uploadLayer({ registry }: Host): Promise<LayerBlob> {
   return { digest, diffId: digest, sizeBytes: bytes.length, mediaType };
 }
 
-async function deploy(on: Host, name: string, layer?: LayerBlob) {
+async function deploy(on: FakeHost, name: string, layer?: LayerBlob) {
   return await client.ask('deploy', {
     manifest: { name, entry: 'index.ts' },
     entryPath: '/function/index.cjs',
@@ -150,7 +67,7 @@ async function versionServing(subject: string): Promise<string> {
 }
 
 /** Functions that answer with their version. */
-function answerVersions(on: Host, name: string): void {
+function answerVersions(on: FakeHost, name: string): void {
   on.pool.handlers.set(name, (_request, fn) => ({
     payload: Buffer.from(fn.version),
     encoding: 'bytes',

@@ -1,0 +1,99 @@
+/** A host with everything real but its containers and its layers on disk. */
+import type { CallRecord, LogRecord } from '../../host/base/channels.ts';
+import { connect } from '@nats-io/transport-node';
+import { HatchError } from '../../host/base/errors.ts';
+import { controlHandlers } from '../../host/dispatch/control-handlers.ts';
+import { ControlServer } from '../../host/dispatch/control.ts';
+import { Dispatcher } from '../../host/dispatch/dispatcher.ts';
+import { LocalFunctions } from '../../host/dispatch/local-functions.ts';
+import { FunctionRegistry } from '../../host/function/registry.ts';
+import { FakePool } from './fake-pool.ts';
+
+export interface FakeHost {
+  name: string;
+  pool: FakePool;
+  registry: FunctionRegistry;
+  traces: Map<string, CallRecord>;
+  logs: LogRecord[];
+  warnings: string[];
+  /** Directories of layers that are leased now. */
+  leased: Set<string>;
+  stop: () => Promise<void>;
+}
+
+export async function startFakeHost(
+  name: string,
+  server: { url: string; token: string },
+): Promise<FakeHost> {
+  const connection = await connect({ servers: server.url, token: server.token });
+  const registry = await FunctionRegistry.open(connection);
+  const pool = new FakePool();
+  const parts = { traces: new Map<string, CallRecord>(), logs: [] as LogRecord[] };
+  const leased = new Set<string>();
+  const warnings: string[] = [];
+  const log = {
+    warn: (facts: Record<string, unknown>, text: string) =>
+      warnings.push(`${text} ${JSON.stringify(facts)}`),
+  };
+  const functions = new LocalFunctions({
+    resolve: (fn, ref) => registry.resolve(fn, ref),
+    loadLayers: async (version) => {
+      const path = `/layers/${version.name}@${version.version}`;
+      leased.add(path);
+      return { directories: ['/layers/base', path], release: () => leased.delete(path) };
+    },
+    pool,
+    log,
+    retryMs: 20,
+  });
+  await registry.watch({ onChange: functions.onChange });
+  const dispatcher = new Dispatcher({
+    connection,
+    pool,
+    resolve: (fn, ref) => functions.resolve(fn, ref),
+    inFlightMax: 100,
+    log,
+  });
+  dispatcher.start();
+  const control = new ControlServer({
+    connection,
+    hostName: name,
+    log,
+    handlers: controlHandlers({
+      registry,
+      functions,
+      pool,
+      log,
+      images: noImages,
+      findTrace: (requestId) => parts.traces.get(requestId),
+      findLogs: ({ functionName }) => parts.logs.filter((one) => one.functionName === functionName),
+      status: () => ({
+        startedAtMs: 1,
+        inFlight: dispatcher.inFlight,
+        functions: 0,
+        ...pool.stats(),
+      }),
+      doctor: () => Promise.resolve([{ name: 'kernel', status: 'ok', detail: name }]),
+    }),
+  });
+  control.start();
+  await connection.flush();
+  const stop = async (): Promise<void> => {
+    await control.stop();
+    await dispatcher.stop({ drainMs: 0 });
+    await functions.close();
+    await registry.close();
+    await connection.close();
+  };
+  return { name, pool, registry, leased, warnings, stop, ...parts };
+}
+
+const noImages = {
+  images: () => [],
+  image: () => undefined,
+  importLayout: () => Promise.reject(new HatchError('image.not_found', 'no layout there')),
+  usage: { usedBytes: 0, heldBytes: 0, capacityBytes: 1 },
+  pin: () => Promise.resolve(),
+  unpin: () => Promise.resolve(),
+  isPinned: () => false,
+};
