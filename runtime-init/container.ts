@@ -3,10 +3,9 @@
  * fork. The parent becomes PID 1; the child parks until a function is assigned to it. All of it runs
  * as root of the host and is our own code; PID 1 gives its rights up here, the child when assigned.
  */
-import { closeSync, writeSync } from 'node:fs';
+import { writeSync } from 'node:fs';
 import { nowNs } from '../host/base/clock.ts';
 import type { Step } from '../host/base/channels.ts';
-import type { ContainerIdentity, FdRole, ZygoteSetup } from '../host/protocol/zygote.ts';
 import { exitNow, fork } from '../host/sys/fork.ts';
 import { makeRootPrivate } from '../host/sys/mount.ts';
 import {
@@ -23,17 +22,9 @@ import {
   joinNewSessionKeyring,
   setUmask,
 } from '../host/sys/process.ts';
+import { fdFor, type ContainerStart } from './container-start.ts';
 import { runInit } from './init.ts';
 import { park } from './park.ts';
-
-export interface ContainerStart {
-  setup: ZygoteSetup;
-  identity: ContainerIdentity;
-  fds: Map<FdRole, number[]>;
-  loopFds: readonly number[];
-  /** When the zygote took the request. */
-  start: number;
-}
 
 /** Exit status of a container that could not be built; the reason is on its standard error. */
 const buildFailedStatus = 125;
@@ -50,9 +41,9 @@ export function startContainer(container: ContainerStart): void {
   }
 }
 
-function enterNamespaces({ identity, fds, start }: ContainerStart): Step[] {
+function enterNamespaces({ identity, fds, startNs }: ContainerStart): Step[] {
   const steps: Step[] = [];
-  let last = start;
+  let last = startNs;
   const finish = (name: string): void => {
     const now = nowNs();
     steps.push({ name, startNs: last, endNs: now });
@@ -84,16 +75,4 @@ function enterNamespaces({ identity, fds, start }: ContainerStart): Step[] {
   setUmask(0o022);
   finish('namespaces');
   return steps;
-}
-
-export function fdFor(fds: Map<FdRole, number[]>, role: FdRole): number {
-  const fd = fds.get(role)?.[0];
-  if (fd === undefined) throw new Error(`No descriptor for "${role}" was sent`);
-  return fd;
-}
-
-/** What must not outlive its use: a descriptor of a namespace or of a cgroup is a right. */
-export function closeRole(fds: Map<FdRole, number[]>, role: FdRole): void {
-  for (const fd of fds.get(role) ?? []) closeSync(fd);
-  fds.delete(role);
 }

@@ -14,7 +14,7 @@ import {
   signalInfoBytes,
   waitReadable,
 } from '../host/sys/process.ts';
-import { fdFor, type ContainerStart } from './container.ts';
+import { fdFor, type ContainerStart } from './container-start.ts';
 import { dropPrivileges } from './privileges.ts';
 
 const SIGKILL = 9;

@@ -31,7 +31,7 @@ import {
   unblockAllSignals,
 } from '../host/sys/process.ts';
 import { receiveMessage } from '../host/sys/socket.ts';
-import { fdFor, type ContainerStart } from './container.ts';
+import { fdFor, type ContainerStart } from './container-start.ts';
 import { dropPrivileges, verifyDropped } from './privileges.ts';
 import { loadAndServe } from './serve.ts';
 
@@ -45,11 +45,11 @@ type Mounts = [directory: string, mountFd: number][];
 
 /** Returns when the function is loaded, into the event loop that then serves its calls. */
 export function park(container: ContainerStart, parkSteps: Step[]): void {
-  const { setup, fds, loopFds } = container;
+  const { setup, fds, libuvFds } = container;
   const invoke = fdFor(fds, 'invoke');
   const userNamespace = fdFor(fds, 'userNamespace');
   const start = nowNs();
-  closeAllBut([invoke, userNamespace, ...loopFds]);
+  closeAllBut([invoke, userNamespace, ...libuvFds]);
   adoptEventLoop();
   renewRandomness();
   const mounts = makeMounts(setup.tmpfsBytes);

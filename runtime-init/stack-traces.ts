@@ -24,7 +24,8 @@ function headline(error: Error): string {
 }
 
 function describeFrame(frame: NodeJS.CallSite): string {
-  const text = String(frame);
+  // oxlint-disable-next-line typescript/no-base-to-string -- V8 gives it a toString of its own
+  const text = frame.toString();
   const file = frame.getFileName();
   const line = frame.getLineNumber();
   const column = frame.getColumnNumber();

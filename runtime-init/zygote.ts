@@ -7,9 +7,8 @@ import { closeSync, openSync, readSync, writeFileSync } from 'node:fs';
 import { nowNs } from '../host/base/clock.ts';
 import { messageOf } from '../host/base/errors.ts';
 import type { Step } from '../host/base/channels.ts';
-import type { FdRole, ZygoteAnswer, ZygoteRequest, ZygoteSetup } from '../host/protocol/zygote.ts';
-import { adoptEventLoop, exitNow, fork, openPidFd, reapChild } from '../host/sys/fork.ts';
-import { makeForkable } from '../host/sys/fork.ts';
+import type { ZygoteAnswer, ZygoteRequest, ZygoteSetup } from '../host/protocol/zygote.ts';
+import { exitNow, fork, makeForkable, openPidFd } from '../host/sys/fork.ts';
 import {
   bringLoopbackUp,
   joinNamespace,
@@ -18,16 +17,16 @@ import {
   unshare,
 } from '../host/sys/namespace.ts';
 import { blockAllSignals, ignoreSignal, setResourceLimit } from '../host/sys/process.ts';
-import { becomeSessionLeader, resource, sendSignal, waitReadable } from '../host/sys/process.ts';
+import { becomeSessionLeader, resource } from '../host/sys/process.ts';
 import { pipe, receiveMessage, sendMessage } from '../host/sys/socket.ts';
 import { startContainer } from './container.ts';
-import { findLoopFds } from './loop-fds.ts';
+import { groupByRole } from './container-start.ts';
+import { testForking } from './fork-test.ts';
+import { findLoopFds } from './inherited-fds.ts';
 import { warmUp } from './warm.ts';
 
 const socketFd = 3;
-const selfTestTimeoutMs = 5000;
 const SIGCHLD = 17;
-const SIGKILL = 9;
 
 interface Request {
   request: ZygoteRequest;
@@ -43,19 +42,18 @@ export async function runZygote(): Promise<void> {
   await warmUp();
   makeForkable();
   blockAllSignals();
-  const role = testForking();
-  if (role === 'child') return;
+  const signalLock = testForking();
+  if (signalLock === undefined) return;
   // From here on ended containers vanish without a wait: their exit reaches the host another way.
   ignoreSignal(SIGCHLD);
   answer({ id: 0, pid: process.pid, steps: [] });
-  serveUntilForked(setup);
+  serveUntilForked(setup, [...findLoopFds(), ...signalLock]);
 }
 
 /** Returns in a child only; the zygote itself leaves when the host closes the socket. */
-function serveUntilForked(setup: ZygoteSetup): void {
+function serveUntilForked(setup: ZygoteSetup, libuvFds: readonly number[]): void {
   const ownPidNamespace = openOwnNamespace('pid');
   const ownNetworkNamespace = openOwnNamespace('net');
-  const loopFds = findLoopFds();
   for (;;) {
     const received = nextRequest();
     if (received === undefined) exitNow(0);
@@ -67,7 +65,13 @@ function serveUntilForked(setup: ZygoteSetup): void {
         const pid = fork();
         if (pid === 0) {
           const byRole = groupByRole(request.fds, fds);
-          startContainer({ setup, identity: request.container, fds: byRole, loopFds, start });
+          startContainer({
+            setup,
+            identity: request.container,
+            fds: byRole,
+            libuvFds,
+            startNs: start,
+          });
           return;
         }
         joinNamespace(ownPidNamespace, namespaceFlag.pid);
@@ -106,16 +110,6 @@ function answerWithFd(fd: number, body: { id: number; pid?: number; steps: Step[
   }
 }
 
-function groupByRole(roles: readonly FdRole[], fds: readonly number[]): Map<FdRole, number[]> {
-  const byRole = new Map<FdRole, number[]>();
-  roles.forEach((role, index) => {
-    const fd = fds[index];
-    if (fd === undefined) throw new Error(`The descriptor for "${role}" did not arrive`);
-    byRole.set(role, [...(byRole.get(role) ?? []), fd]);
-  });
-  return byRole;
-}
-
 /** A user namespace lives by its descriptor: the process that made it need not stay. */
 function makeUserNamespace(request: { firstHostId: number; count: number }): number {
   const [goRead, goWrite] = pipe();
@@ -148,26 +142,5 @@ function makeNetworkNamespace(ownNetworkNamespace: number): number {
     return openOwnNamespace('net');
   } finally {
     joinNamespace(ownNetworkNamespace, namespaceFlag.network);
-  }
-}
-
-/** Forks once and sees the child's timers run. Throws when they do not. */
-function testForking(): 'zygote' | 'child' {
-  const pid = fork();
-  if (pid === 0) {
-    adoptEventLoop();
-    setTimeout(() => exitNow(0), 1);
-    return 'child';
-  }
-  const deadline = nowNs() + selfTestTimeoutMs * 1e6;
-  for (;;) {
-    const ended = reapChild(pid);
-    if (ended?.exitCode === 0) return 'zygote';
-    if (ended !== undefined || nowNs() > deadline) {
-      sendSignal(pid, SIGKILL);
-      const how = ended === undefined ? 'hangs' : `ended with ${ended.exitCode}`;
-      throw new Error(`Cannot fork Node.js ${process.version}: the test child ${how}`);
-    }
-    waitReadable([], 1);
   }
 }
