@@ -1,0 +1,91 @@
+import assert from 'node:assert/strict';
+import { Readable } from 'node:stream';
+import { test } from 'node:test';
+import { HatchError } from '../../../host/base/errors.ts';
+import { loadFunctionLayers } from '../../../host/dispatch/function-layers.ts';
+import { parseManifest } from '../../../host/function/manifest.ts';
+import { chainId, digestOf } from '../../../host/image/digest.ts';
+import type { Digest } from '../../../host/image/digest.ts';
+import type { LayerImport, StoredImage, StoredLayer } from '../../../host/image/layer-store.ts';
+
+const top = digestOf('function');
+const version = {
+  name: 'f',
+  version: '1',
+  manifest: parseManifest({ name: 'f', entry: 'index.ts' }),
+  entryPath: '/function/index.cjs',
+  layer: { digest: top, diffId: top, sizeBytes: 10, mediaType: 'x' },
+  createdAtMs: 0,
+};
+
+function layer(id: Digest): StoredLayer {
+  const directoryName = id.slice(7, 12);
+  const base = { diffId: id, digest: id, parentChainId: undefined, sizeBytes: 1 };
+  return { ...base, chainId: id, directoryName, path: `/store/${directoryName}` };
+}
+
+/** A store that remembers what is leased; importing fails with `failure` when it is given. */
+function fakeStore(failure?: HatchError) {
+  const base = [digestOf('one'), digestOf('two')].map(layer);
+  const held: Digest[] = [];
+  const imported: LayerImport[] = [];
+  const image = { reference: 'base', digest: digestOf('image'), layers: base };
+  return {
+    base,
+    held,
+    imported,
+    image: (reference: string) =>
+      reference === 'base' ? (image as unknown as StoredImage) : undefined,
+    importLayer: (wanted: LayerImport) => {
+      assert.equal(held.length, base.length, 'the base is leased while importing');
+      imported.push(wanted);
+      if (failure !== undefined) return Promise.reject(failure);
+      return Promise.resolve(layer(chainId(wanted.parentChainId, wanted.diffId)));
+    },
+    acquire: (ids: readonly Digest[]) => {
+      held.push(...ids);
+      let isHeld = true;
+      const release = () => {
+        if (isHeld) for (const id of ids) held.splice(held.indexOf(id), 1);
+        isHeld = false;
+      };
+      return { layers: ids.map(layer), release, [Symbol.dispose]: release };
+    },
+  };
+}
+
+const sources = (store: ReturnType<typeof fakeStore>, baseImage = 'base') => ({
+  store,
+  baseImage,
+  fetchLayer: () => Promise.resolve(Readable.from(['bytes'])),
+  directoryOf: (one: StoredLayer) => one.directoryName,
+});
+
+test('the function lies on the base image, all of it leased until released', async () => {
+  const store = fakeStore();
+  const layers = await loadFunctionLayers(sources(store), version);
+  const parent = store.base[1]?.chainId;
+  const own = layer(chainId(parent, top));
+  assert.equal(store.imported[0]?.parentChainId, parent);
+  assert.deepEqual(
+    layers.directories,
+    [...store.base, own].map((one) => one.directoryName),
+  );
+  assert.deepEqual(
+    store.held,
+    [...store.base, own].map((one) => one.chainId),
+  );
+  layers.release();
+  assert.deepEqual(store.held, []);
+});
+
+test('a failed import leaves nothing leased', async () => {
+  const store = fakeStore(new HatchError('image.invalid', 'bad'));
+  await assert.rejects(loadFunctionLayers(sources(store), version), /bad/);
+  assert.deepEqual(store.held, []);
+});
+
+test('a base image that is not there is named', async () => {
+  const wanted = loadFunctionLayers(sources(fakeStore(), 'other'), version);
+  await assert.rejects(wanted, /Cannot find base image "other": import it/);
+});
