@@ -47,7 +47,8 @@ export function configHelp(): string {
     const { flag, environment } = namesOf(key);
     const fallback = shape[key].safeParse(undefined).data;
     const defaults = fallback === undefined ? 'none' : String(fallback);
-    return `  --${flag} <value>\n      ${shape[key].description ?? ''} (${environment.join(', ')}; default ${defaults})`;
+    const meaning = shape[key].description ?? '';
+    return `  --${flag} <value>\n      ${meaning} (${environment.join(', ')}; default ${defaults})`;
   });
   return [...rows, '  --config <file>\n      JSON file with any of these keys (HATCH_CONFIG)'].join(
     '\n',

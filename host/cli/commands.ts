@@ -10,6 +10,7 @@ import { lsCommand } from './commands/ls.ts';
 import { rmCommand } from './commands/rm.ts';
 import { rollbackCommand } from './commands/rollback.ts';
 import { topCommand } from './commands/top.ts';
+import { traceCommand } from './commands/trace.ts';
 import { upCommand } from './commands/up.ts';
 import { versionsCommand } from './commands/versions.ts';
 
@@ -23,6 +24,7 @@ export const commands: readonly Command[] = [
   aliasCommand,
   rmCommand,
   logsCommand,
+  traceCommand,
   topCommand,
   ...imageCommands,
   doctorCommand,

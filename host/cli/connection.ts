@@ -92,7 +92,7 @@ function noticeOf(file: string, error: unknown): string | undefined {
   const code = error instanceof Error && 'code' in error ? error.code : undefined;
   if (code === 'ENOENT' || code === 'ENOTDIR') return undefined;
   if (code === 'EACCES') {
-    return `"${file}" of the host on this machine cannot be read: run as its owner, or pass --nats and --token`;
+    return `"${file}" cannot be read: run as the owner of the host, or pass --nats and --token`;
   }
   return `"${file}" cannot be used: ${messageOf(error)}`;
 }

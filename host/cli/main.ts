@@ -1,4 +1,4 @@
-/** The command line: finds the command, reads its arguments, runs it, turns errors into exit codes. */
+/** The command line: finds the command, reads its arguments, runs it, makes errors exit codes. */
 import { parseArgs } from 'node:util';
 import type { NatsConnection } from '@nats-io/nats-core';
 import { HatchError, messageOf, toHatchError } from '../base/errors.ts';

@@ -1,9 +1,9 @@
 /**
  * Publishes what is known of a call after its reply was sent, copy-ups included.
  *
- * Looking for copy-ups reads a directory, so it waits a moment. When the instance's next call comes
- * sooner, the earlier record goes out without copy-ups and the look after the later call finds those
- * of both: calls without a gap between them share one account.
+ * Looking for copy-ups reads a directory, so it waits a moment. When the instance's next call
+ * comes sooner, the earlier record goes out without copy-ups and the look after the later call
+ * finds those of both: calls without a gap between them share one account.
  */
 import { channels } from '../base/channels.ts';
 import type { CallRecord, CopyUp } from '../base/channels.ts';

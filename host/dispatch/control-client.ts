@@ -142,7 +142,7 @@ function readReply<V extends ControlVerb>(verb: V, message: Msg): ControlReply<V
   if (parsed.success) return parsed.data as ControlReply<V>;
   throw new HatchError(
     'internal.bug',
-    `Cannot understand the answer of host "${hostOf(message)}" to "${verb}": is it of this version?`,
+    `Cannot understand host "${hostOf(message)}" on "${verb}": is it of this version?`,
     { cause: parsed.error },
   );
 }

@@ -9,7 +9,8 @@ import type { FunctionVersion } from '../function/record.ts';
 import type { FunctionRegistry } from '../function/registry.ts';
 import type { LayerBlob } from '../image/layer-tar.ts';
 import type { DispatchLog } from './dispatcher.ts';
-import type { InstancePool, PoolFunction } from './instance-pool.ts';
+import type { InstancePool } from './instance-pool.ts';
+import type { PoolFunction } from '../pool/pool-function.ts';
 
 export interface DeployParts {
   registry: Pick<FunctionRegistry, 'read' | 'publish' | 'activate' | 'discard'>;

@@ -13,13 +13,8 @@ import { HatchError, messageOf, toHatchError } from '../base/errors.ts';
 import { CallRecorder } from './call-recorder.ts';
 import { noCallHeaders, readCallHeaders } from './call-headers.ts';
 import { errorReply, replyHeaders } from './reply.ts';
-import type {
-  Acquired,
-  CallRequest,
-  CallResult,
-  InstancePool,
-  PoolFunction,
-} from './instance-pool.ts';
+import type { Acquired, CallRequest, CallResult, InstancePool } from './instance-pool.ts';
+import type { PoolFunction } from '../pool/pool-function.ts';
 import type { CallHeaders } from './call-headers.ts';
 import type { ReplyFacts } from './reply.ts';
 

@@ -12,7 +12,7 @@ export interface FunctionLayerSources {
   baseImage: string;
   /** Of the object store, compressed; whoever unpacks it verifies it. */
   fetchLayer: (digest: Digest) => Promise<Readable>;
-  /** Where a container's root is to find a layer: the store's directory may be mounted elsewhere. */
+  /** What a container's root calls a layer: the store's directory may be mounted elsewhere. */
   directoryOf: (layer: StoredLayer) => string;
 }
 

@@ -1,30 +1,9 @@
 /**
- * What dispatch needs of a pool of instances, and nothing more. The pool of the host has this shape;
- * so has the fake that the tests of dispatch use.
+ * What dispatch needs of a pool of instances, and nothing more. The pool of the host has this
+ * shape; so has the fake that the tests of dispatch use.
  */
 import type { CopyUp, StartPath, StartRecord } from '../base/channels.ts';
-
-/** One version of one function, with all that starting and running it takes. */
-export interface PoolFunction {
-  name: string;
-  version: string;
-  /** The bundle, as a path inside the container. */
-  entry: string;
-  /** Bottom first. */
-  layerDirectories: string[];
-  memoryMb: number;
-  /** Cores; undefined means no quota. */
-  cpu: number | undefined;
-  cpuWeight: number;
-  pidsMax: number;
-  timeoutMs: number;
-  concurrency: number;
-  instancesMax: number;
-  keepAliveMs: number;
-  parked: number;
-  reuse: 'same-function' | 'never';
-  env: Record<string, string>;
-}
+import type { PoolFunction } from '../pool/pool-function.ts';
 
 export interface CallRequest {
   requestId: string;

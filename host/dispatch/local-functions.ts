@@ -10,7 +10,8 @@ import { messageOf } from '../base/errors.ts';
 import type { FunctionState, FunctionVersion } from '../function/record.ts';
 import type { FunctionChange } from '../function/view.ts';
 import type { DispatchLog } from './dispatcher.ts';
-import type { InstancePool, PoolFunction } from './instance-pool.ts';
+import type { InstancePool } from './instance-pool.ts';
+import type { PoolFunction } from '../pool/pool-function.ts';
 
 /** Layer directories of one version, kept on disk until released. */
 export interface FunctionLayers {

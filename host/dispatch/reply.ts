@@ -73,7 +73,8 @@ const retryAfterMsDefault = 100;
 
 function factLines({ requestId, start, durationUs }: ReplyFacts): string {
   const startLine = start === undefined ? '' : `Hatch-Start: ${start}\r\n`;
-  return `NATS/1.0\r\nHatch-Request-Id: ${requestId}\r\n${startLine}Hatch-Duration-Us: ${durationUs}\r\n`;
+  const durationLine = `Hatch-Duration-Us: ${durationUs}\r\n`;
+  return `NATS/1.0\r\nHatch-Request-Id: ${requestId}\r\n${startLine}${durationLine}`;
 }
 
 /**

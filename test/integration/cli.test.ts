@@ -174,6 +174,34 @@ test('logs shows what was printed, and follows what comes', async () => {
   assert.equal((JSON.parse(texts[0] ?? '') as LogRecord).text, 'hello\n');
 });
 
+test('trace draws the call of a request, or gives it as JSON', async () => {
+  host.traces.set('traced', {
+    requestId: 'traced',
+    functionName: 'ledger',
+    functionVersion: '3',
+    instanceId: 'i1',
+    subject: 'hatch.fn.ledger',
+    traceparent: undefined,
+    start: 'hot',
+    startRecord: undefined,
+    receivedNs: 1e6,
+    dispatchedNs: 2e6,
+    endNs: 9e6,
+    requestBytes: 1,
+    replyBytes: 2,
+    error: undefined,
+    copyUps: [{ path: '/function/ledger.db', bytesCopied: 8 * 1024 ** 2 }],
+  });
+  const { code, stdout } = await hatch(['trace', 'traced']);
+  assert.equal(code, 0);
+  assert.match(stdout, /^ledger@3 .*hatch\.handler.*\/function\/ledger\.db/s);
+  const json = JSON.parse((await hatch(['trace', 'traced', '--json'])).stdout) as object;
+  assert.partialDeepStrictEqual(json, { host: 'one', requestId: 'traced', endNs: 9e6 });
+  const unknown = await hatch(['trace', 'other']);
+  assert.equal(unknown.code, 1);
+  assert.match(unknown.stderr, /^error: .*"other".*\(trace\.not_found\)/);
+});
+
 test('top and image ls speak for every host, as tables or JSON', async () => {
   const two = await startFakeHost('two', server);
   try {

@@ -178,7 +178,7 @@ test('of two deploys at the same time one wins, the other is a conflict', async 
   assert.equal(await versionServing('race'), done[0]?.value.version);
 });
 
-test('a host that serves the old version makes the new one ready, then lets the old go', async () => {
+test('a host with the old version makes the new one ready, then lets the old go', async () => {
   const one = await host('one');
   const two = await host('two');
   for (const each of [one, two]) answerVersions(each, 'both');

@@ -10,7 +10,8 @@ import { channels } from '../../host/base/channels.ts';
 import type { CallRecord } from '../../host/base/channels.ts';
 import { HatchError } from '../../host/base/errors.ts';
 import { Dispatcher } from '../../host/dispatch/dispatcher.ts';
-import type { CallRequest, PoolFunction } from '../../host/dispatch/instance-pool.ts';
+import type { CallRequest } from '../../host/dispatch/instance-pool.ts';
+import type { PoolFunction } from '../../host/pool/pool-function.ts';
 import { startNatsServer } from '../../host/dispatch/nats-server.ts';
 import type { NatsServer } from '../../host/dispatch/nats-server.ts';
 import type { ErrorEnvelope } from '../../host/dispatch/reply.ts';
@@ -283,7 +284,7 @@ test('stopping lets calls end, and gives their instances back', async () => {
   await assert.rejects(call('slow'), /no responders/i);
 });
 
-test('a call that outlives the drain is refused, its instance given back when it ends', async () => {
+test('a call that outlives the drain is refused, its instance given back later', async () => {
   const gate = Promise.withResolvers<void>();
   const handler: Handler = async (request) => {
     await gate.promise;

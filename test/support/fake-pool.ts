@@ -7,9 +7,9 @@ import type {
   CallResult,
   Instance,
   InstancePool,
-  PoolFunction,
   PoolStats,
 } from '../../host/dispatch/instance-pool.ts';
+import type { PoolFunction } from '../../host/pool/pool-function.ts';
 
 export type Handler = (request: CallRequest, fn: PoolFunction) => Promise<CallResult> | CallResult;
 

@@ -83,7 +83,8 @@ function print({ output }: CommandContext, record: LogRecord): void {
   if (output.json) return output.line(JSON.stringify(record));
   const { timeMs, functionVersion, instanceId, requestId, stream, text: written } = record;
   const milliseconds = String(Math.floor(timeMs % 1000)).padStart(3, '0');
-  const origin = `${time(timeMs)}.${milliseconds} v${functionVersion} ${instanceId} ${requestId ?? '-'}`;
+  const who = `v${functionVersion} ${instanceId} ${requestId ?? '-'}`;
+  const origin = `${time(timeMs)}.${milliseconds} ${who}`;
   for (const line of written.replace(/\n$/, '').split('\n')) {
     output.line(
       `${output.style('dim', origin)} ${stream === 'stderr' ? output.style('red', line) : line}`,
