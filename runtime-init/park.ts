@@ -69,7 +69,7 @@ export function park(container: ContainerStart, parkSteps: Step[]): void {
   }
 }
 
-function makeMounts(tmpfsBytes: number): Mounts {
+export function makeMounts(tmpfsBytes: number): Mounts {
   const tmpfs = (mode: string): number =>
     createMount({
       type: 'tmpfs',
@@ -89,7 +89,7 @@ function makeMounts(tmpfsBytes: number): Mounts {
 }
 
 /** Undefined when the host closed the socket instead. */
-function waitForFunction(
+export function waitForFunction(
   invoke: number,
 ): { specialisation: Specialisation; rootFd: number } | undefined {
   const reader = new FrameReader();
@@ -142,7 +142,7 @@ function specialise(assignment: Assignment): void {
 }
 
 /** All by descriptor: an image may have a symbolic link where a mount belongs. */
-function enterRoot(rootFd: number, mounts: Mounts): void {
+export function enterRoot(rootFd: number, mounts: Mounts): void {
   attachMount(rootFd, buildDirectory);
   for (const [directory, mountFd] of mounts) {
     const target = openAt(rootFd, directory, {

@@ -44,7 +44,7 @@ export function loadAndServe({ specialisation, socketFd, steps }: Serving): void
     );
   };
   try {
-    const handler = load(specialisation.entry);
+    const handler = loadHandler(specialisation.entry);
     if (handler instanceof Promise) handler.then(onLoaded, onFailed);
     else onLoaded(handler);
   } catch (error) {
@@ -53,9 +53,9 @@ export function loadAndServe({ specialisation, socketFd, steps }: Serving): void
 }
 
 /** CommonJS loads at once, without a turn of the event loop; modules with top-level await do not. */
-function load(entry: string): Handler | Promise<Handler> {
+export function loadHandler(entry: string): Handler | Promise<Handler> {
   if (entry.endsWith('.mjs')) return import(entry).then(handlerOf);
-  return handlerOf(createRequire('/function/')(entry));
+  return handlerOf(createRequire(entry)(entry));
 }
 
 function handlerOf(exports: unknown): Handler {

@@ -6,12 +6,16 @@
 import { createRequire } from 'node:module';
 import { Socket } from 'node:net';
 import { inspect } from 'node:util';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { encodeFrame, encodeJsonFrame, FrameReader, frameType } from '../host/protocol/frame.ts';
 import { decodeCall, encodeCall, type Specialisation } from '../host/protocol/invoke.ts';
+import type { ZygoteSetup } from '../host/protocol/zygote.ts';
 import { socketPair } from '../host/sys/socket.ts';
 import { CallContext } from './context.ts';
 import { currentCall, installOutput } from './output.ts';
 import { decodeEvent, encodeResult } from './payload.ts';
+import { rehearseStart } from './rehearse-start.ts';
 
 /** Loading them costs the zygote some memory, once; a child pays nothing for what it never uses. */
 const builtIns = [
@@ -52,7 +56,7 @@ const builtIns = [
 ];
 const rounds = 200;
 
-export async function warmUp(): Promise<void> {
+export async function warmUp(setup: ZygoteSetup): Promise<void> {
   const random = Math.random;
   // Its first use seeds it, for this process and all its children alike.
   Math.random = () => {
@@ -67,9 +71,21 @@ export async function warmUp(): Promise<void> {
     for (const name of ['fetch', 'Headers', 'AbortController', 'TextDecoder', 'URL', 'performance'])
       inspect((globalThis as Record<string, unknown>)[name]);
     await rehearseCalls();
+    rehearseStart(setup);
+    // Sockets close in the next turns of the event loop.
+    for (let turn = 0; turn < 3; turn++) await new Promise((resolve) => setImmediate(resolve));
+    collectGarbage();
   } finally {
     Math.random = random;
   }
+}
+
+/** What the rehearsals left must not be copied page by page into every child. */
+function collectGarbage(): void {
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc') as () => void;
+  collect();
+  collect();
 }
 
 /** sqlite's "experimental" notice belongs to the function that loads it, not to the zygote. */
@@ -111,6 +127,4 @@ async function rehearseCalls(): Promise<void> {
   encodeJsonFrame(frameType.error, 0, { stack: new Error('warm-up').stack });
   host.destroy();
   instance.destroy();
-  // The sockets' descriptors close in the next turns of the event loop.
-  for (let turn = 0; turn < 3; turn++) await new Promise((resolve) => setImmediate(resolve));
 }

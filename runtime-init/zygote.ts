@@ -39,7 +39,7 @@ export async function runZygote(): Promise<void> {
   const setup = JSON.parse(message.bytes.toString()) as ZygoteSetup;
   becomeSessionLeader();
   setResourceLimit(resource.core, 0);
-  await warmUp();
+  await warmUp(setup);
   makeForkable();
   blockAllSignals();
   const signalLock = testForking();

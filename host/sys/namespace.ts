@@ -40,6 +40,12 @@ export function unshare(flags: number): void {
   unshareCall(flags);
 }
 
+/** Gives this thread a root and a working directory of its own, which setns(2) to mounts needs. */
+export function unshareWorkingDirectory(): void {
+  const CLONE_FS = 0x200;
+  unshareCall(CLONE_FS);
+}
+
 /** Joins the namespace behind a descriptor; `flag` asserts its kind. */
 export function joinNamespace(fd: number, flag: number): void {
   setnsCall(fd, flag);
