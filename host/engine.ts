@@ -97,7 +97,7 @@ export async function openEngine(
   });
   opened.defer(() => idRanges.close());
 
-  const pool = new Pool({
+  const pool = Pool.open({
     parts: { cgroups, storage, idRanges, networks, spawn: (request) => zygote.spawn(request) },
     mode: () => zygote.state.mode,
     parked: config.parked,

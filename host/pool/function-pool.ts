@@ -5,7 +5,7 @@
 import type { StartPath, StartRecord } from '../base/channels.ts';
 import { HatchError, toHatchError } from '../base/errors.ts';
 import { Instance } from './instance.ts';
-import type { PoolFunction } from './pool-function.ts';
+import { slotsOf, type PoolFunction } from './pool-function.ts';
 
 /** The right to make one call on an instance; it ends with `release`. */
 export interface Acquired {
@@ -39,7 +39,7 @@ export class FunctionPool {
   readonly #waiters: Waiter[] = [];
   #starting = 0;
   #retired = false;
-  #onEmpty: (() => void) | undefined;
+  readonly #onEmpty: (() => void)[] = [];
 
   constructor(fn: PoolFunction, host: HostPool, options: { queueLengthMax: number }) {
     this.fn = fn;
@@ -76,6 +76,7 @@ export class FunctionPool {
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => {
         this.#waiters.splice(this.#waiters.indexOf(waiter), 1);
+        this.#checkEmpty();
         const waited = `No instance of "${this.fn.name}" was free for ${options.timeoutMs} ms`;
         reject(new HatchError('host.busy', waited));
       }, options.timeoutMs);
@@ -87,11 +88,7 @@ export class FunctionPool {
 
   release({ instance }: Acquired): void {
     instance.reserved--;
-    if (instance.fn.reuse === 'never' || this.#retired) {
-      if (instance.idle) void instance.sandbox.destroy();
-      return;
-    }
-    this.#offer(instance);
+    this.#freed(instance);
   }
 
   /** One more instance, left idle. */
@@ -101,7 +98,7 @@ export class FunctionPool {
 
   /** As many starts as there are calls without one, within the function's own limit. */
   startAsNeeded(): void {
-    const slots = this.fn.concurrency;
+    const slots = slotsOf(this.fn);
     while (
       this.#waiters.length > this.#starting * slots &&
       this.#instances.size + this.#starting < this.fn.instancesMax
@@ -109,24 +106,30 @@ export class FunctionPool {
       this.#start().catch((error: unknown) => {
         const failure = toHatchError(error, 'host.start_failed');
         // Without room on the host the calls wait on: whoever gives some back starts us again.
-        if (failure.code !== 'host.busy') this.#rejectFirst(failure);
+        if (failure.code === 'host.busy') return;
+        this.#rejectFirst(failure);
+        // Others may have counted on the same start.
+        this.startAsNeeded();
       });
     }
   }
 
-  /** Ends what is idle now, the rest when its calls have ended; resolves when all are gone. */
+  /**
+   * Ends what is idle now, the rest when its calls and those that wait have ended; resolves when
+   * all are gone.
+   */
   async retire(): Promise<void> {
     this.#retired = true;
     for (const instance of this.#instances) if (instance.idle) void instance.sandbox.destroy();
-    if (this.#instances.size + this.#starting > 0)
-      await new Promise<void>((resolve) => (this.#onEmpty = resolve));
+    await this.#empty();
   }
 
   /** Ends everything at once; waiting calls get the reason. */
   async close(reason: HatchError): Promise<void> {
     this.#retired = true;
     while (this.#waiters.length > 0) this.#rejectFirst(reason);
-    await Promise.all([...this.#instances].map(({ sandbox }) => sandbox.destroy(reason)));
+    for (const { sandbox } of this.#instances) void sandbox.destroy(reason);
+    await this.#empty();
   }
 
   async #start({ prepared } = { prepared: false }): Promise<Instance> {
@@ -134,15 +137,26 @@ export class FunctionPool {
     let instance: Instance;
     try {
       instance = await this.#host.startInstance(this.fn);
+      this.#instances.add(instance);
+    } catch (error) {
+      // Calls may count on a start that somebody else wanted.
+      if (prepared) queueMicrotask(() => this.startAsNeeded());
+      throw error;
     } finally {
       this.#starting--;
+      this.#checkEmpty();
     }
-    this.#instances.add(instance);
     instance.prepared = prepared;
-    instance.onFree = () => this.#offer(instance);
+    instance.onFree = () => this.#freed(instance);
     void instance.sandbox.ended.then(() => this.#forget(instance));
     this.#offer(instance);
     return instance;
+  }
+
+  /** A call has left it: one that may not be used again ends, any other is for the next. */
+  #freed(instance: Instance): void {
+    if (instance.fn.reuse !== 'never') this.#offer(instance);
+    else if (instance.idle) void instance.sandbox.destroy();
   }
 
   /** A slot has come free: the call that waits longest gets it. */
@@ -180,14 +194,27 @@ export class FunctionPool {
     this.#instances.delete(instance);
     const index = this.#available.indexOf(instance);
     if (index >= 0) this.#available.splice(index, 1);
-    if (this.#instances.size + this.#starting === 0) this.#onEmpty?.();
-    if (!this.#retired) this.startAsNeeded();
+    this.startAsNeeded();
+    this.#checkEmpty();
     this.#host.onRoom();
+  }
+
+  async #empty(): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#onEmpty.push(resolve);
+    this.#checkEmpty();
+    await promise;
+  }
+
+  #checkEmpty(): void {
+    if (this.#instances.size + this.#starting + this.#waiters.length > 0) return;
+    for (const resolve of this.#onEmpty.splice(0)) resolve();
   }
 
   #rejectFirst(error: HatchError): void {
     const waiter = this.#waiters.shift();
     clearTimeout(waiter?.timer);
     waiter?.reject(error);
+    this.#checkEmpty();
   }
 }

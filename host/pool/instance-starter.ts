@@ -28,6 +28,9 @@ export class InstanceStarter {
   readonly #options: InstanceStarterOptions;
   /** Where a container's output goes once it is an instance. */
   readonly #outputs = new Map<string, (output: Output) => void>();
+  readonly #sandboxes = new Set<Sandbox>();
+  readonly #making = new Set<Promise<Sandbox>>();
+  #closedBy: HatchError | undefined;
 
   constructor(options: InstanceStarterOptions) {
     this.#options = options;
@@ -62,6 +65,14 @@ export class InstanceStarter {
     }
   }
 
+  /** Ends every container, whatever it is doing; resolves when all are gone. Then none is made. */
+  async close(reason: HatchError): Promise<void> {
+    this.#closedBy = reason;
+    await this.parked.close();
+    await Promise.allSettled(this.#making);
+    await Promise.all([...this.#sandboxes].map((sandbox) => sandbox.destroy(reason)));
+  }
+
   async #assign(sandbox: Sandbox, fn: PoolFunction): Promise<Step[]> {
     const timer = setTimeout(() => {
       const message = `Function "${fn.name}" did not load within ${startTimeoutMs} ms`;
@@ -79,14 +90,25 @@ export class InstanceStarter {
   }
 
   async #makeSandbox(): Promise<Sandbox> {
+    if (this.#closedBy !== undefined) throw this.#closedBy;
     const id = makeId('i');
-    const sandbox = await Sandbox.create(this.#options.parts, {
+    const making = Sandbox.create(this.#options.parts, {
       id,
       limits: parkedLimits,
       onOutput: (output) => this.#outputs.get(id)?.(output),
     });
-    void sandbox.ended.then(() => this.#outputs.delete(id));
-    return sandbox;
+    this.#making.add(making);
+    try {
+      const sandbox = await making;
+      this.#sandboxes.add(sandbox);
+      void sandbox.ended.then(() => {
+        this.#outputs.delete(id);
+        this.#sandboxes.delete(sandbox);
+      });
+      return sandbox;
+    } finally {
+      this.#making.delete(making);
+    }
   }
 
   #newPath(): StartPath {

@@ -4,7 +4,7 @@ import { HatchError } from '../base/errors.ts';
 import type { CallResult, Output } from '../sandbox/function-channel.ts';
 import type { Sandbox } from '../sandbox/sandbox.ts';
 import { CopyUpTracker } from '../storage/copy-up.ts';
-import type { PoolFunction } from './pool-function.ts';
+import { slotsOf, type PoolFunction } from './pool-function.ts';
 
 export interface CallRequest {
   requestId: string;
@@ -18,13 +18,19 @@ export interface CallRequest {
   payload: Uint8Array;
 }
 
+/** What an instance needs of its container. */
+export type InstanceSandbox = Pick<
+  Sandbox,
+  'id' | 'alive' | 'ended' | 'root' | 'call' | 'cancel' | 'destroy'
+>;
+
 /** After its time is up a call may still return, so that the instance lives; then it is killed. */
 const graceMs = 250;
 
 export class Instance {
   readonly id: string;
   readonly fn: PoolFunction;
-  readonly sandbox: Sandbox;
+  readonly sandbox: InstanceSandbox;
   readonly startRecord: StartRecord;
   /** Calls promised to somebody; the pool counts them. */
   reserved = 0;
@@ -41,7 +47,7 @@ export class Instance {
   #overdue = 0;
   #lastRequestId: string | undefined;
 
-  constructor(options: { fn: PoolFunction; sandbox: Sandbox; startRecord: StartRecord }) {
+  constructor(options: { fn: PoolFunction; sandbox: InstanceSandbox; startRecord: StartRecord }) {
     this.id = options.sandbox.id;
     this.fn = options.fn;
     this.sandbox = options.sandbox;
@@ -52,7 +58,8 @@ export class Instance {
 
   /** Whether it can take one more call. */
   get available(): boolean {
-    return this.sandbox.alive && this.reserved + this.#overdue < this.fn.concurrency;
+    const used = this.fn.reuse === 'never' ? this.served : 0;
+    return this.sandbox.alive && this.reserved + this.#overdue + used < slotsOf(this.fn);
   }
 
   get idle(): boolean {
@@ -122,7 +129,8 @@ export class Instance {
   #endOverdue(callId: number, timeoutMs: number): void {
     this.sandbox.cancel(callId);
     setTimeout(() => {
-      if (this.#requests.has(callId)) void this.sandbox.destroy(timeoutError(this.fn, timeoutMs));
+      // Calls that ran beside it did nothing wrong in time: they are told how their process ended.
+      if (this.#requests.has(callId)) void this.sandbox.destroy(killedError(this.fn, timeoutMs));
     }, graceMs).unref();
   }
 }
@@ -132,5 +140,12 @@ function timeoutError(fn: PoolFunction, timeoutMs: number): HatchError {
     'function.timeout',
     `Function "${fn.name}" did not answer within ${Math.round(timeoutMs)} ms`,
     { details: { timeoutMs } },
+  );
+}
+
+function killedError(fn: PoolFunction, timeoutMs: number): HatchError {
+  return new HatchError(
+    'function.exited',
+    `Instance of "${fn.name}" was killed: a call went on after its ${Math.round(timeoutMs)} ms`,
   );
 }

@@ -3,6 +3,9 @@ import { messageOf } from '../base/errors.ts';
 import type { Step } from '../base/channels.ts';
 import type { Sandbox } from '../sandbox/sandbox.ts';
 
+/** After one could not be made. */
+const retryMs = 1000;
+
 export interface ParkedContainersOptions {
   make: () => Promise<Sandbox>;
   /** At most this many are made a second, so that filling up never starves the calls. */
@@ -65,7 +68,7 @@ export class ParkedContainers {
     await Promise.all(this.#ready.splice(0).map(({ sandbox }) => sandbox.destroy()));
   }
 
-  #scheduleRefill(): void {
+  #scheduleRefill(delayMs = 1000 / this.#options.refillsPerSecond): void {
     if (this.#timer !== undefined || this.#refilling !== undefined) return;
     if (this.#closed || this.#held || this.#ready.length >= this.#target) return;
     this.#timer = setTimeout(() => {
@@ -73,9 +76,9 @@ export class ParkedContainers {
       if (this.#held) return;
       this.#refilling = this.#makeOne().then((made) => {
         this.#refilling = undefined;
-        if (made) this.#scheduleRefill();
+        this.#scheduleRefill(made ? undefined : retryMs);
       });
-    }, 1000 / this.#options.refillsPerSecond);
+    }, delayMs);
   }
 
   async #makeOne(): Promise<boolean> {

@@ -22,6 +22,11 @@ export interface PoolFunction {
   env: Record<string, string>;
 }
 
+/** Calls that one instance can take at a time. One that is never reused takes one in its life. */
+export function slotsOf(fn: Pick<PoolFunction, 'concurrency' | 'reuse'>): number {
+  return fn.reuse === 'never' ? 1 : fn.concurrency;
+}
+
 export function functionKey(fn: { name: string; version: string }): string {
   return `${fn.name}.${fn.version}`;
 }

@@ -46,19 +46,33 @@ const sweepMs = 1000;
 /** Instances that are being started at one time: the kernel makes namespaces one by one anyway. */
 const startingMax = 16;
 
+/** What makes the instances; a test brings its own. */
+export type Starter = Pick<InstanceStarter, 'start' | 'close'> & {
+  parked: Pick<InstanceStarter['parked'], 'count' | 'fill' | 'hold' | 'setTarget'>;
+};
+
 export class Pool {
-  readonly #options: PoolOptions;
-  readonly #starter: InstanceStarter;
+  readonly #options: Omit<PoolOptions, 'parts' | 'mode'>;
+  readonly #starter: Starter;
   readonly #functions = new Map<string, FunctionPool>();
+  /** Taken from the map, with calls that still run. */
+  readonly #retiring = new Set<FunctionPool>();
+  readonly #poolOf = new WeakMap<Instance, FunctionPool>();
   readonly #sweep: NodeJS.Timeout;
   readonly #startQueue: (() => void)[] = [];
   #starting = 0;
   #live = 0;
+  /** Somebody was refused for want of room, and waits for some. */
+  #starved = false;
   #closed = false;
 
-  constructor(options: PoolOptions) {
+  static open(options: PoolOptions): Pool {
+    return new Pool(options, new InstanceStarter(options));
+  }
+
+  constructor(options: Omit<PoolOptions, 'parts' | 'mode'>, starter: Starter) {
     this.#options = options;
-    this.#starter = new InstanceStarter(options);
+    this.#starter = starter;
     this.#starter.parked.setTarget(options.parked);
     this.#sweep = setInterval(() => this.#endExpired(), sweepMs);
     this.#sweep.unref();
@@ -83,9 +97,8 @@ export class Pool {
   }
 
   release(acquired: Acquired): void {
-    const pool = this.#functions.get(functionKey(acquired.instance.fn));
-    if (pool === undefined) acquired.instance.reserved--;
-    else pool.release(acquired);
+    // By instance: its version may have been retired, and deployed again, since.
+    this.#poolOf.get(acquired.instance)?.release(acquired);
   }
 
   /** Starts one instance and leaves it idle: the health check of a deploy. */
@@ -100,12 +113,14 @@ export class Pool {
     const pool = this.#functions.get(key);
     if (pool === undefined) return;
     this.#functions.delete(key);
+    this.#retiring.add(pool);
     this.#setParkedTarget();
     await pool.retire();
+    this.#retiring.delete(pool);
   }
 
   stats(): PoolStats {
-    const pools = [...this.#functions.values()];
+    const pools = this.#allPools();
     return {
       parked: this.#starter.parked.count,
       waiting: pools.reduce((sum, pool) => sum + pool.waiting, 0),
@@ -119,24 +134,28 @@ export class Pool {
     clearInterval(this.#sweep);
     const reason = new HatchError('host.draining', 'The host is stopping');
     await Promise.all([
-      this.#starter.parked.close(),
-      ...[...this.#functions.values()].map((pool) => pool.close(reason)),
+      this.#starter.close(reason),
+      ...this.#allPools().map((pool) => pool.close(reason)),
     ]);
   }
 
   #functionPool(fn: PoolFunction): FunctionPool {
     if (this.#closed) throw new HatchError('host.draining', 'The host is stopping');
     const key = functionKey(fn);
-    let pool = this.#functions.get(key);
-    if (pool === undefined) {
-      pool = new FunctionPool(
-        fn,
-        { startInstance: (each) => this.#startInstance(each), onRoom: () => this.#onRoom() },
-        { queueLengthMax: this.#options.queueLengthMax },
-      );
-      this.#functions.set(key, pool);
-      this.#setParkedTarget();
-    }
+    const known = this.#functions.get(key);
+    if (known !== undefined) return known;
+    const startInstance = async (): Promise<Instance> => {
+      const instance = await this.#startInstance(fn);
+      this.#poolOf.set(instance, pool);
+      return instance;
+    };
+    const pool: FunctionPool = new FunctionPool(
+      fn,
+      { startInstance, onRoom: () => this.#onRoom() },
+      { queueLengthMax: this.#options.queueLengthMax },
+    );
+    this.#functions.set(key, pool);
+    this.#setParkedTarget();
     return pool;
   }
 
@@ -144,8 +163,7 @@ export class Pool {
     await this.#turn();
     try {
       if (this.#closed) throw new HatchError('host.draining', 'The host is stopping');
-      await this.#makeRoom();
-      this.#live++;
+      await this.#takeRoom();
       try {
         const instance = await this.#starter.start(fn);
         void instance.sandbox.ended.then(() => this.#live--);
@@ -154,6 +172,9 @@ export class Pool {
         this.#live--;
         throw error;
       }
+    } catch (error) {
+      this.#starved ||= error instanceof HatchError && error.code === 'host.busy';
+      throw error;
     } finally {
       this.#starting--;
       this.#startQueue.shift()?.();
@@ -169,17 +190,21 @@ export class Pool {
   }
 
   /** At the host's limit somebody idle goes, whoever's it is; never anybody busy. */
-  async #makeRoom(): Promise<void> {
-    if (this.#live < this.#options.instancesMax) return;
-    const id = victim(this.#idleInstances());
-    if (id === undefined)
-      throw new HatchError('host.busy', `All ${this.#live} instances of the host are busy`);
-    await this.#destroy(id);
+  async #takeRoom(): Promise<void> {
+    while (this.#live >= this.#options.instancesMax) {
+      const id = victim(this.#idleInstances());
+      if (id === undefined)
+        throw new HatchError('host.busy', `All ${this.#live} instances of the host are busy`);
+      await this.#destroy(id);
+    }
+    // At once after the look: whoever else waited for the same room must see it taken.
+    this.#live++;
   }
 
   #onRoom(): void {
-    if (this.#closed || this.#live < this.#options.instancesMax) return;
-    for (const pool of this.#functions.values()) if (pool.waiting > 0) pool.startAsNeeded();
+    if (this.#closed || !this.#starved) return;
+    this.#starved = false;
+    for (const pool of this.#allPools()) if (pool.waiting > 0) pool.startAsNeeded();
   }
 
   #endExpired(): void {
@@ -204,7 +229,11 @@ export class Pool {
   }
 
   #allInstances(): Instance[] {
-    return [...this.#functions.values()].flatMap((pool) => [...pool.instances]);
+    return this.#allPools().flatMap((pool) => [...pool.instances]);
+  }
+
+  #allPools(): FunctionPool[] {
+    return [...this.#functions.values(), ...this.#retiring];
   }
 
   #setParkedTarget(): void {

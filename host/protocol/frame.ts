@@ -24,6 +24,9 @@ export const frameType = {
 
 export const frameHeaderBytes = 9;
 
+/** Pieces of a frame from this size on are kept as they came until the frame is whole. */
+const joinBelowBytes = 64 * 1024;
+
 /** Above this a peer is broken or hostile: NATS itself stops at 64 MiB. */
 export const frameBytesMax = 80 * 1024 * 1024;
 
@@ -78,8 +81,7 @@ export class FrameReader {
     // The usual case: whole frames in one chunk, no copy.
     let rest = chunk;
     if (this.#pendingBytes > 0) {
-      this.#pending.push(chunk);
-      this.#pendingBytes += chunk.length;
+      this.#keep(chunk);
       if (this.#pendingBytes < this.#needed) return;
       rest = Buffer.concat(this.#pending);
       this.#pending = [];
@@ -95,10 +97,22 @@ export class FrameReader {
       });
       rest = rest.subarray(this.#needed);
     }
-    if (rest.length > 0) {
-      this.#pending.push(rest);
-      this.#pendingBytes = rest.length;
+    if (rest.length > 0) this.#keep(rest);
+  }
+
+  /**
+   * A peer that sends single bytes must not cost a Buffer object for each: small neighbours are
+   * joined, like with like, so that each byte is copied a few times at most.
+   */
+  #keep(chunk: Buffer): void {
+    this.#pendingBytes += chunk.length;
+    let last = chunk;
+    for (let before = this.#pending.at(-1); before !== undefined; before = this.#pending.at(-1)) {
+      if (before.length > last.length || before.length >= joinBelowBytes) break;
+      this.#pending.pop();
+      last = Buffer.concat([before, last]);
     }
+    this.#pending.push(last);
   }
 
   #frameBytes(bytes: Buffer): number {

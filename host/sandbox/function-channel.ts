@@ -1,6 +1,6 @@
 /** The host's end of the socket to a function process: its start, its calls, its output. */
 import { Socket } from 'node:net';
-import { HatchError, messageOf, type ErrorCode } from '../base/errors.ts';
+import { errorCodes, HatchError, messageOf, type ErrorCode } from '../base/errors.ts';
 import type { Step } from '../base/channels.ts';
 import {
   encodeFrame,
@@ -39,7 +39,18 @@ interface PendingCall {
   reject: (error: HatchError) => void;
 }
 
+export interface ChannelEvents {
+  onOutput: (output: Output) => void;
+  /** The function closed its end, most often by ending. */
+  onEnd: () => void;
+  /** It sent what no honest peer sends: whoever hears this closes the channel. */
+  onBroken: (reason: HatchError) => void;
+}
+
 const nothing = Buffer.alloc(0);
+const outputBytesMax = 2 ** 20;
+const stepsMax = 64;
+const stepNameCharsMax = 64;
 
 export class FunctionChannel {
   /** Resolves when the process waits for its function; with the steps that took. */
@@ -47,16 +58,17 @@ export class FunctionChannel {
   readonly #fd: number;
   readonly #socket: Socket;
   readonly #reader = new FrameReader();
-  readonly #onOutput: (output: Output) => void;
+  readonly #events: ChannelEvents;
   readonly #calls = new Map<number, PendingCall>();
   #lastCallId = 0;
   #settleParked: { resolve: (steps: Step[]) => void; reject: (error: Error) => void };
   #settleReady: { resolve: (steps: Step[]) => void; reject: (error: Error) => void } | undefined;
   #closedBy: HatchError | undefined;
+  #open = true;
 
-  constructor(fd: number, onOutput: (output: Output) => void) {
+  constructor(fd: number, events: ChannelEvents) {
     this.#fd = fd;
-    this.#onOutput = onOutput;
+    this.#events = events;
     const parked = Promise.withResolvers<Step[]>();
     this.#settleParked = parked;
     this.parked = parked.promise;
@@ -64,8 +76,17 @@ export class FunctionChannel {
     this.parked.catch(() => undefined);
     this.#socket = new Socket({ fd, readable: true, writable: true });
     this.#socket.on('data', (chunk: Buffer) => this.#receive(chunk));
-    // The end of the process is told by its PID 1 and its pidfd; a broken pipe adds nothing.
+    // What a broken pipe means is told by `close`.
     this.#socket.on('error', () => undefined);
+    this.#socket.on('close', () => {
+      this.#open = false;
+      if (this.#closedBy === undefined) this.#events.onEnd();
+    });
+  }
+
+  /** False as soon as one side has closed it. */
+  get open(): boolean {
+    return this.#open && this.#closedBy === undefined;
   }
 
   get pendingCalls(): number {
@@ -114,9 +135,8 @@ export class FunctionChannel {
       this.#reader.push(chunk, (frame) => this.#onFrame(frame));
     } catch (error) {
       // Only hostile or broken code sends what cannot be read: nothing after it can be trusted.
-      this.close(
-        new HatchError('function.exited', `Function broke its channel: ${messageOf(error)}`),
-      );
+      const reason = `Function broke its channel: ${messageOf(error)}`;
+      this.#events.onBroken(new HatchError('function.exited', reason));
     }
   }
 
@@ -129,17 +149,13 @@ export class FunctionChannel {
         this.#endCall(frame.callId)?.reject(toError(decodeJson<CallError>(frame)));
         return;
       case frameType.log:
-        this.#onOutput({
-          callId: frame.callId,
-          stream: frame.body[0] === logStream.stderr ? 'stderr' : 'stdout',
-          text: frame.body.toString('utf8', 1),
-        });
+        this.#events.onOutput(decodeOutput(frame));
         return;
       case frameType.parked:
-        this.#settleParked.resolve(decodeJson<Ready>(frame).steps);
+        this.#settleParked.resolve(decodeSteps(frame));
         return;
       case frameType.ready:
-        this.#settleReady?.resolve(decodeJson<Ready>(frame).steps);
+        this.#settleReady?.resolve(decodeSteps(frame));
         return;
       case frameType.failed:
         this.#settleReady?.reject(toError(decodeJson<Failed>(frame)));
@@ -162,12 +178,34 @@ function decodeResult(frame: Frame): CallResult {
   return { payload: frame.body.subarray(1), encoding };
 }
 
-/** Codes come from inside the container: only the function's own are believed. */
-function toError(error: { code: ErrorCode; message: string; name?: string; stack?: string }) {
+function decodeOutput(frame: Frame): Output {
+  if (frame.body.length > outputBytesMax)
+    throw new RangeError(`A piece of output of ${frame.body.length} bytes is too long`);
+  return {
+    callId: frame.callId,
+    stream: frame.body[0] === logStream.stderr ? 'stderr' : 'stdout',
+    text: frame.body.toString('utf8', 1),
+  };
+}
+
+/** From here on nothing is as it should be: a function can write what it likes on its socket. */
+function decodeSteps(frame: Frame): Step[] {
+  const { steps } = decodeJson<Ready>(frame);
+  if (steps.length > stepsMax) throw new RangeError(`${steps.length} steps are too many`);
+  return steps.map(({ name, startNs, endNs }) => {
+    if (!Number.isFinite(startNs) || !Number.isFinite(endNs))
+      throw new RangeError('A step has no time');
+    return { name: String(name).slice(0, stepNameCharsMax), startNs, endNs };
+  });
+}
+
+/** Only codes that a function can cause are believed. */
+function toError(error: CallError | Failed): HatchError {
   const believed = error.code.startsWith('function.') || error.code === 'host.start_failed';
-  const code = believed ? error.code : 'function.threw';
+  const known = believed && Object.hasOwn(errorCodes, error.code);
+  const code: ErrorCode = known ? error.code : 'function.threw';
   const details: Record<string, unknown> = {};
-  if (error.name !== undefined) details['name'] = error.name;
-  if (error.stack !== undefined) details['stack'] = error.stack;
+  if ('name' in error) details['name'] = String(error.name);
+  if ('stack' in error) details['stack'] = String(error.stack);
   return new HatchError(code, String(error.message), { details });
 }

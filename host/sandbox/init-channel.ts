@@ -25,7 +25,14 @@ export class InitChannel {
     const running = Promise.withResolvers<void>();
     this.running = running.promise;
     this.running.catch(() => undefined);
-    this.#socket.on('data', (chunk: Buffer) => this.#receive(chunk, running.resolve));
+    this.#socket.on('data', (chunk: Buffer) => {
+      try {
+        this.#receive(chunk, running.resolve);
+      } catch {
+        // No PID 1 of ours sends what cannot be read; without its socket it ends the container.
+        this.close();
+      }
+    });
     this.#socket.on('error', () => undefined);
     this.#socket.on('close', () => running.reject(new Error('PID 1 ended')));
   }

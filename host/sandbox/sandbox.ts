@@ -50,6 +50,9 @@ export interface Assignment {
 /** User and group of every function, inside its container. */
 export const functionUser = { uid: 1000, gid: 1000 } as const;
 
+/** How long after the end of its channel a function's exit status may come. */
+const exitGraceMs = 500;
+
 export class Sandbox {
   readonly id: string;
   /** Resolves once no process, mount, group or directory of it is left; with why it ended. */
@@ -115,7 +118,7 @@ export class Sandbox {
   }
 
   get alive(): boolean {
-    return this.#reason === undefined;
+    return this.#reason === undefined && this.#channel?.open !== false;
   }
 
   get cgroup(): Cgroup {
@@ -189,7 +192,11 @@ export class Sandbox {
     const theirs = [controlFar, invokeFar, outputFar, ...(network === undefined ? [] : [network])];
     try {
       this.#init = new InitChannel(control, () => this.#onFunctionExit());
-      this.#channel = new FunctionChannel(invoke, this.#onOutput);
+      this.#channel = new FunctionChannel(invoke, {
+        onOutput: this.#onOutput,
+        onEnd: () => this.#onChannelEnd(),
+        onBroken: (reason) => void this.destroy(reason),
+      });
       this.#rawOutput = new RawOutput(output, this.#onOutput);
       // Or the function could not open its own /dev/stdout.
       const owner = this.#range.firstHostId;
@@ -208,6 +215,8 @@ export class Sandbox {
       this.#pid = spawned.pid;
       this.#pidFd = spawned.pidFd;
       this.#pidWatch = watchReadable(spawned.pidFd, () => this.#onGone());
+      // Meanwhile it may have been given up.
+      if (this.#reason !== undefined) killByPidFd(spawned.pidFd);
     } finally {
       for (const fd of theirs) closeSync(fd);
       this.#cgroup.closeJoinFds();
@@ -219,6 +228,12 @@ export class Sandbox {
     if (this.#channel === undefined)
       throw new HatchError('internal.bug', `Container "${this.id}" was never started`);
     return this.#channel;
+  }
+
+  /** A function that ends closes its channel too; one that only closed it serves nobody. */
+  #onChannelEnd(): void {
+    const reason = new HatchError('function.exited', 'Function closed its channel to the host');
+    setTimeout(() => void this.destroy(reason), exitGraceMs).unref();
   }
 
   /** PID 1 said so; what the function still sent before it ended is read first. */
