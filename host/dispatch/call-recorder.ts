@@ -1,11 +1,12 @@
 /**
  * Publishes what is known of a call after its reply was sent, copy-ups included.
  *
- * Looking for copy-ups reads a directory, so it waits a moment. When the instance's next call
- * comes sooner, the earlier record goes out without copy-ups and the look after the later call
- * finds those of both: calls without a gap between them share one account.
+ * Looking for copy-ups reads a directory, so it waits until the instance has been quiet for a
+ * moment. When the next call comes sooner, the earlier record goes out without copy-ups and the
+ * look after the later call finds those of both: calls without a gap share one account.
  */
 import { channels } from '../base/channels.ts';
+import { nowNs, nsPerMs } from '../base/clock.ts';
 import type { CallRecord, CopyUp } from '../base/channels.ts';
 import type { Instance } from './instance-pool.ts';
 
@@ -34,10 +35,7 @@ export class CallRecorder {
     // Of calls that ran at the same time, the later takes the account.
     this.begin(instance);
     this.#unlooked.set(instance, record);
-    this.#timer ??= setTimeout(() => {
-      this.#timer = undefined;
-      this.#looking = this.#lookAtAll();
-    }, this.#delayMs);
+    this.#timer ??= setTimeout(() => this.#lookAtQuiet(), this.#delayMs);
   }
 
   /** A call ended and its instance is about to be destroyed: look now, then publish. */
@@ -48,15 +46,26 @@ export class CallRecorder {
 
   /** Publishes what is still waiting. */
   async flush(): Promise<void> {
+    await this.#looking;
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    await this.#looking;
-    await this.#lookAtAll();
+    await this.#lookAtAll(Infinity);
   }
 
-  async #lookAtAll(): Promise<void> {
-    // One after the other: nobody waits for it, and the disk serves calls too.
+  #lookAtQuiet(): void {
+    const quietSinceNs = nowNs() - this.#delayMs * nsPerMs;
+    this.#looking = this.#lookAtAll(quietSinceNs).finally(() => {
+      this.#timer = undefined;
+      if (this.#unlooked.size > 0) {
+        this.#timer = setTimeout(() => this.#lookAtQuiet(), this.#delayMs);
+      }
+    });
+  }
+
+  /** One after the other: nobody waits for it, and the disk serves calls too. */
+  async #lookAtAll(endedBeforeNs: number): Promise<void> {
     for (const [instance, record] of this.#unlooked) {
+      if (record.endNs > endedBeforeNs) return;
       this.#unlooked.delete(instance);
       record.copyUps = await copyUpsOf(instance);
       channels.callEnd.publish(record);
