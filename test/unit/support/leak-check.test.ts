@@ -119,8 +119,8 @@ async function runAway(script: string): Promise<number> {
   const [printed] = (await once(parent.stdout, 'data')) as [Buffer];
   await once(parent, 'exit');
   parent.stdout.destroy();
-  // Until it has its new name it still shows the script, which has the name in it too.
+  // Until it has its new name it shows the script, with that name in it, or nothing at all.
   const pid = Number(printed.toString());
-  while (readFileSync(`/proc/${pid}/cmdline`, 'utf8').startsWith('bash')) await sleep(5);
+  while (/^bash|^$/.test(readFileSync(`/proc/${pid}/cmdline`, 'utf8'))) await sleep(5);
   return pid;
 }
