@@ -64,7 +64,7 @@ describe('telemetry', () => {
     assert.equal(channels.log.hasSubscribers, false);
   });
 
-  test('publishes output by function and instance, and survives a publisher that throws', async () => {
+  test('publishes output by function and instance, whatever the publisher throws', async () => {
     const published: [string, unknown][] = [];
     const errors: string[] = [];
     const telemetry = startTelemetry({
