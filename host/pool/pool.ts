@@ -170,10 +170,12 @@ export class Pool {
         return instance;
       } catch (error) {
         this.#live--;
+        // The room it had is free again; had it found none, there would be no use in a new try.
+        if (!isBusy(error)) this.#onRoom();
         throw error;
       }
     } catch (error) {
-      this.#starved ||= error instanceof HatchError && error.code === 'host.busy';
+      this.#starved ||= isBusy(error);
       throw error;
     } finally {
       this.#starting--;
@@ -240,6 +242,10 @@ export class Pool {
     const asked = [...this.#functions.values()].reduce((sum, { fn }) => sum + fn.parked, 0);
     this.#starter.parked.setTarget(this.#options.parked + asked);
   }
+}
+
+function isBusy(error: unknown): boolean {
+  return error instanceof HatchError && error.code === 'host.busy';
 }
 
 function statsOf(instance: Instance): InstanceStats {
