@@ -184,13 +184,19 @@ export class TestHost {
     return !this.#ended;
   }
 
-  /** A function folder, relative to the repository or absolute, or the files themselves. */
-  async deploy(fn: string | InlineFunction): Promise<ControlReply<'deploy'>> {
+  /**
+   * A function folder, relative to the repository or absolute, or the files themselves. `changes`
+   * replace fields of its manifest.
+   */
+  async deploy(
+    fn: string | InlineFunction,
+    changes: Record<string, unknown> = {},
+  ): Promise<ControlReply<'deploy'>> {
     const directory = await mkdtemp(join(tmpdir(), 'hatch-bundle-'));
     try {
       const source = typeof fn === 'string' ? resolve(repository, fn) : join(directory, 'source');
       if (typeof fn !== 'string') await writeFunction(source, fn);
-      const manifest = parseManifest(await readManifest(source));
+      const manifest = parseManifest({ ...(await readManifest(source)), ...changes });
       const output = join(directory, 'output');
       await mkdir(output);
       const bundle = await bundleFunction({

@@ -1,0 +1,9 @@
+/** Runs when the function is bundled, `node build.ts OUTPUT`: compiles the program beside it. */
+import { execFileSync } from 'node:child_process';
+import { join } from 'node:path';
+
+const [output] = process.argv.slice(2);
+if (output === undefined) throw new Error('Give the output directory');
+// Static: it also runs on the host and in a bare chroot.
+const program = join(output, 'probe');
+execFileSync('gcc', ['-O1', '-Wall', '-Werror', '-static', '-o', program, 'probe.c']);

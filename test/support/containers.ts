@@ -1,0 +1,127 @@
+/** How a test looks at the containers of a running host, and what it does to them, from outside. */
+import assert from 'node:assert/strict';
+import { execFileSync, spawnSync, type SpawnSyncReturns } from 'node:child_process';
+import { mkdtempSync, readFileSync, readlinkSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import type { ProbeRequest, RunResult } from '../functions/probe/handler.ts';
+import { detectCgroupLayout } from '../../host/cgroup/cgroup.ts';
+import type { CallOptions, TestHost } from './host.ts';
+
+const cgroupRoot = '/sys/fs/cgroup';
+
+/** The directory of an instance's control group, on v1 the one of the given controller. */
+export function cgroupOf(host: TestHost, instanceId: string, controller: string): string {
+  const hierarchy = detectCgroupLayout() === 'v2' ? '.' : controller;
+  return join(cgroupRoot, hierarchy, host.cgroupParent, instanceId);
+}
+
+/** All processes of an instance by their ids outside and inside; PID 1 and the function first. */
+export function processesOf(
+  host: TestHost,
+  instanceId: string,
+): { hostPid: number; nsPid: number }[] {
+  const file = join(cgroupOf(host, instanceId, 'pids'), 'cgroup.procs');
+  const hostPids = readFileSync(file, 'utf8').trim().split('\n').map(Number);
+  return hostPids
+    .flatMap((hostPid) => {
+      const nsPid = innerPid(hostPid);
+      return nsPid === undefined ? [] : [{ hostPid, nsPid }];
+    })
+    .toSorted((a, b) => a.nsPid - b.nsPid);
+}
+
+/** A running probe function with one instance. */
+export interface Probe {
+  name: string;
+  instanceId: string;
+  /** Process ids outside. */
+  initPid: number;
+  functionPid: number;
+  ask<T>(request: ProbeRequest, options?: CallOptions): Promise<T>;
+  /** Runs /function/probe inside; fails the test when that does not end well. */
+  run(...args: string[]): Promise<string>;
+}
+
+/** Deploys `test/functions/probe` under this name. */
+export async function startProbe(
+  host: TestHost,
+  name: string,
+  manifest: Record<string, unknown> = {},
+): Promise<Probe> {
+  const { startRecord } = await host.deploy('test/functions/probe', { ...manifest, name });
+  const [init, fn] = processesOf(host, startRecord.instanceId);
+  assert.deepEqual([init?.nsPid, fn?.nsPid], [1, 2]);
+  const ask = async <T>(request: ProbeRequest, options?: CallOptions) =>
+    (await host.call(name, request, options)).json<T>();
+  return {
+    name,
+    instanceId: startRecord.instanceId,
+    initPid: init?.hostPid ?? 0,
+    functionPid: fn?.hostPid ?? 0,
+    ask,
+    async run(...args) {
+      const result = await ask<RunResult>({ do: 'run', command: ['/function/probe', ...args] });
+      assert.equal(result.status, 0, JSON.stringify(result));
+      return result.stdout.trim();
+    },
+  };
+}
+
+/** The probe's program for the host, in a directory of its own. */
+export function buildProbe(): { program: string; directory: string; [Symbol.dispose](): void } {
+  const directory = mkdtempSync(join(tmpdir(), 'hatch-probe-'));
+  execFileSync(process.execPath, ['build.ts', directory], {
+    cwd: resolve(import.meta.dirname, '../functions/probe'),
+  });
+  return {
+    program: join(directory, 'probe'),
+    directory,
+    [Symbol.dispose]: () => rmSync(directory, { recursive: true }),
+  };
+}
+
+/** Runs a command as nsenter(1) does, in namespaces of a process: `['--mount', '--user']`. */
+export function enter(
+  pid: number,
+  namespaces: string[],
+  command: string[],
+): SpawnSyncReturns<string> {
+  const args = ['--target', String(pid), ...namespaces, '--', ...command];
+  return spawnSync('nsenter', args, { encoding: 'utf8' });
+}
+
+/** As `enter`, and fails the test when the command does. */
+export function enterOk(pid: number, namespaces: string[], command: string[]): string {
+  const result = enter(pid, namespaces, command);
+  assert.equal(result.status, 0, `${command.join(' ')}: ${result.stderr}`);
+  return result.stdout.trim();
+}
+
+/** Kind to `kind:[inode]`. */
+export function namespacesOf(pid: number | 'self'): Record<string, string> {
+  const kinds = ['cgroup', 'ipc', 'mnt', 'net', 'pid', 'user', 'uts'];
+  return Object.fromEntries(kinds.map((kind) => [kind, readlinkSync(`/proc/${pid}/ns/${kind}`)]));
+}
+
+/** The host's uid of container root, by the instance's own map. */
+export function uidBaseOf(pid: number): number {
+  const map = readFileSync(`/proc/${pid}/uid_map`, 'utf8').trim().split(/\s+/).map(Number);
+  assert.deepEqual([map[0], map[2], map.length], [0, 65_536, 3]);
+  return map[1] ?? 0;
+}
+
+export function isAlive(pid: number): boolean {
+  return statSync(`/proc/${pid}`, { throwIfNoEntry: false }) !== undefined;
+}
+
+/** Undefined when the process has ended meanwhile. */
+function innerPid(hostPid: number): number | undefined {
+  try {
+    const status = readFileSync(`/proc/${hostPid}/status`, 'latin1');
+    const pids = /^NSpid:\t(.*)$/m.exec(status)?.[1]?.split('\t') ?? [];
+    return Number(pids.at(-1));
+  } catch {
+    return undefined;
+  }
+}
