@@ -20,6 +20,7 @@ import {
   becomeSessionLeader,
   duplicateTo,
   joinNewSessionKeyring,
+  restoreSignal,
   setUmask,
 } from '../host/sys/process.ts';
 import { fdFor, type ContainerStart } from './container-start.ts';
@@ -29,10 +30,14 @@ import { park } from './park.ts';
 /** Exit status of a container that could not be built; the reason is on its standard error. */
 const buildFailedStatus = 125;
 
+const SIGCHLD = 17;
+
 /** Returns in the function process only, parked and assigned; PID 1 never returns. */
 export function startContainer(container: ContainerStart): void {
   try {
     const steps = enterNamespaces(container);
+    // The zygote ignores it, and with that PID 1 would never learn how its children ended.
+    restoreSignal(SIGCHLD);
     if (fork() === 0) park(container, steps);
     else runInit(container);
   } catch (error) {
