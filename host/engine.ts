@@ -26,6 +26,8 @@ export interface Engine {
 }
 
 const MiB = 2 ** 20;
+/** Descriptors of each process of a function. */
+const openFilesMax = 1024;
 /** What one instance may write to its root, and to each of /tmp and /dev/shm. */
 const rootBytesMax = 512 * MiB;
 const tmpfsBytesMax = 64 * MiB;
@@ -73,7 +75,11 @@ export async function openEngine(
       mountRoot: () =>
         cloneMount({ path: `/proc/self/fd/${zygoteRoot.mountFd}`, recursive: false }),
       buildDirectory: directory('run/zygote'),
-      setup: { seccomp: compileProfile('node').bpf.toString('base64'), tmpfsBytes: tmpfsBytesMax },
+      setup: {
+        seccomp: compileProfile('node').bpf.toString('base64'),
+        tmpfsBytes: tmpfsBytesMax,
+        openFilesMax,
+      },
       fork: config.fork,
       replaceAfterForks: config.replaceZygoteAfterForks,
     },

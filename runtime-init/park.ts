@@ -8,6 +8,7 @@ import { messageOf } from '../host/base/errors.ts';
 import type { Step } from '../host/base/channels.ts';
 import { encodeJsonFrame, FrameReader, frameType } from '../host/protocol/frame.ts';
 import { decodeJson, type Specialisation } from '../host/protocol/invoke.ts';
+import type { ZygoteSetup } from '../host/protocol/zygote.ts';
 import { adoptEventLoop, exitNow, renewRandomness } from '../host/sys/fork.ts';
 import { O_PATH, openAt, resolve } from '../host/sys/file.ts';
 import {
@@ -19,26 +20,24 @@ import {
   mountAttribute,
   pivotRootHere,
 } from '../host/sys/mount.ts';
-import { setHostname } from '../host/sys/namespace.ts';
 import {
   changeDirectoryTo,
   closeAllBut,
   currentPid,
   duplicateTo,
-  restoreSignal,
   resource,
   setResourceLimit,
   unblockAllSignals,
+  waitReadable,
 } from '../host/sys/process.ts';
 import { receiveMessage } from '../host/sys/socket.ts';
 import { fdFor, type ContainerStart } from './container-start.ts';
-import { dropPrivileges, verifyDropped } from './privileges.ts';
-import { loadAndServe } from './serve.ts';
+import { dropPrivileges } from './privileges.ts';
+import { FunctionServer, rehearseFunction } from './serve.ts';
 
 /** Where the zygote's root has an empty directory to build a container's root on. */
 const buildDirectory = '/mnt';
 const { noSuid, noDev, noExec } = mountAttribute;
-const SIGCHLD = 17;
 
 /** Mounts that every container gets, by the directory they belong on. Made while it is parked. */
 type Mounts = [directory: string, mountFd: number][];
@@ -53,15 +52,19 @@ export function park(container: ContainerStart, parkSteps: Step[]): void {
   adoptEventLoop();
   renewRandomness();
   const mounts = makeMounts(setup.tmpfsBytes);
+  takeIdentity(setup);
   const seccomp = Buffer.from(setup.seccomp, 'base64');
+  const server = new FunctionServer(invoke);
   const steps = [...parkSteps, { name: 'renew', startNs: start, endNs: nowNs() }];
   writeSync(invoke, encodeJsonFrame(frameType.parked, 0, { steps }));
+  // With time to spare, the pages that a start touches are made our own before there is one.
+  if (waitReadable([invoke], 0).length === 0) rehearseFunction();
 
   const assigned = waitForFunction(invoke);
   if (assigned === undefined) exitNow(0);
   const { specialisation, rootFd } = assigned;
   try {
-    specialise({ container, specialisation, rootFd, mounts, userNamespace, seccomp, invoke });
+    specialise({ container, specialisation, rootFd, mounts, userNamespace, seccomp, server });
   } catch (error) {
     const failed = { code: 'host.start_failed', message: messageOf(error) };
     writeSync(invoke, encodeJsonFrame(frameType.failed, 0, failed));
@@ -96,6 +99,8 @@ export function waitForFunction(
   let specialisation: Specialisation | undefined;
   let rootFd: number | undefined;
   while (specialisation === undefined) {
+    // The event loop's socket has made the descriptor non-blocking.
+    waitReadable([invoke], -1);
     const message = receiveMessage(invoke);
     if (message === undefined) return undefined;
     rootFd ??= message.fds[0];
@@ -114,31 +119,22 @@ interface Assignment {
   mounts: Mounts;
   userNamespace: number;
   seccomp: Buffer;
-  invoke: number;
+  server: FunctionServer;
 }
 
 function specialise(assignment: Assignment): void {
-  const { container, specialisation, seccomp, userNamespace, invoke } = assignment;
-  const { identity } = container;
-  const started = nowNs();
+  const { container, specialisation, seccomp, userNamespace, server } = assignment;
+  const startNs = nowNs();
   enterRoot(assignment.rootFd, assignment.mounts);
-  setHostname(specialisation.hostname);
-  const rooted = nowNs();
-  takeIdentity(specialisation);
-  dropPrivileges({ userNamespace, identity, seccomp });
-  verifyDropped();
-  // The zygote ignores it; Node.js sets handlers of its own for the others that matter.
-  restoreSignal(SIGCHLD);
+  const rootedNs = nowNs();
+  Object.assign(process.env, specialisation.env);
+  process.chdir('/function');
+  dropPrivileges({ userNamespace, identity: container.identity, seccomp });
   unblockAllSignals();
-  const dropped = nowNs();
-  loadAndServe({
-    specialisation,
-    socketFd: invoke,
-    steps: [
-      { name: 'rootfs', startNs: started, endNs: rooted },
-      { name: 'drop', startNs: rooted, endNs: dropped },
-    ],
-  });
+  server.load(specialisation, [
+    { name: 'rootfs', startNs, endNs: rootedNs },
+    { name: 'drop', startNs: rootedNs, endNs: nowNs() },
+  ]);
 }
 
 /** All by descriptor: an image may have a symbolic link where a mount belongs. */
@@ -159,17 +155,14 @@ export function enterRoot(rootFd: number, mounts: Mounts): void {
   // The old root now lies over the new one: take it off, and what else was there.
   detachMount('.');
   process.chdir('/');
-}
-
-function takeIdentity(specialisation: Specialisation): void {
   // Standard input is the container's own null device, not one on a mount of the zygote.
   const nothing = openSync('/dev/null', 'r');
   duplicateTo(nothing, 0);
   closeSync(nothing);
-  setResourceLimit(resource.openFiles, specialisation.openFilesMax);
-  setResourceLimit(resource.core, 0);
-  for (const key of Object.keys(process.env)) delete process.env[key];
-  Object.assign(process.env, specialisation.env);
+}
+
+function takeIdentity({ openFilesMax }: ZygoteSetup): void {
   Object.defineProperty(process, 'pid', { value: currentPid(), enumerable: true });
-  process.chdir('/function');
+  setResourceLimit(resource.openFiles, openFilesMax);
+  setResourceLimit(resource.core, 0);
 }

@@ -1,8 +1,13 @@
 /** The last steps before foreign code: the user namespace, no rights, the seccomp filter. */
-import { closeSync, readFileSync } from 'node:fs';
+import { closeSync } from 'node:fs';
 import type { ContainerIdentity } from '../host/protocol/zygote.ts';
 import { joinNamespace, namespaceFlag } from '../host/sys/namespace.ts';
-import { becomeUnprivileged, setDumpable, setNoNewPrivileges } from '../host/sys/process.ts';
+import {
+  becomeUnprivileged,
+  remainingPrivileges,
+  setDumpable,
+  setNoNewPrivileges,
+} from '../host/sys/process.ts';
 import { loadSeccompFilter } from '../host/sys/seccomp-filter.ts';
 
 export interface Drop {
@@ -24,13 +29,13 @@ export function dropPrivileges({ userNamespace, identity, seccomp }: Drop): void
   setDumpable(false);
   setNoNewPrivileges();
   loadSeccompFilter(seccomp);
+  verifyDropped();
 }
 
-/** Reads back what `dropPrivileges` did and throws when anything is left. Needs a /proc. */
+/** Reads back what `dropPrivileges` did, and throws when any right is left. */
 export function verifyDropped(): void {
-  const status = readFileSync('/proc/self/status', 'latin1');
-  for (const set of ['CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb'])
-    if (!status.includes(`${set}:\t0000000000000000\n`)) throw new Error(`${set} is not empty`);
-  if (!status.includes('NoNewPrivs:\t1\n')) throw new Error('no_new_privs is not set');
-  if (!status.includes('Seccomp:\t2\n')) throw new Error('No seccomp filter is in force');
+  const { capabilities, noNewPrivileges, seccompFilter } = remainingPrivileges();
+  if (capabilities > 0) throw new Error('A capability is left');
+  if (!noNewPrivileges) throw new Error('no_new_privs is not set');
+  if (!seccompFilter) throw new Error('No seccomp filter is in force');
 }

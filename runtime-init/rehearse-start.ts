@@ -23,7 +23,7 @@ import { sendMessage, socketPair } from '../host/sys/socket.ts';
 import { describeFds } from './inherited-fds.ts';
 import { enterRoot, makeMounts, waitForFunction } from './park.ts';
 import { verifyDropped } from './privileges.ts';
-import { loadHandler } from './serve.ts';
+import { rehearseFunction } from './serve.ts';
 
 const rounds = 8;
 const kinds = ['mnt', 'uts', 'ipc', 'cgroup'] as const;
@@ -42,7 +42,7 @@ export function rehearseStart(setup: ZygoteSetup): void {
     rehearseNamespaces(setup);
     for (const [kind, fd] of own) joinNamespace(fd, flagOf[kind]);
     rehearseMessages();
-    rehearseLoad();
+    rehearseFunction();
   }
   for (const [, fd] of own) closeSync(fd);
 }
@@ -75,8 +75,4 @@ function rehearseMessages(): void {
   if (received !== undefined) closeSync(received.rootFd);
   closeSync(near);
   new Socket({ fd: far, readable: true, writable: true }).destroy();
-}
-
-function rehearseLoad(): void {
-  void loadHandler('/hatch/rehearsal.cjs');
 }

@@ -1,10 +1,16 @@
 /** Loads the function's bundle and serves its calls over the socket, for the rest of its life. */
-import { createRequire } from 'node:module';
+import { readFileSync } from 'node:fs';
+import { Module } from 'node:module';
 import { Socket } from 'node:net';
 import { nowNs } from '../host/base/clock.ts';
 import type { Step } from '../host/base/channels.ts';
 import { encodeFrame, encodeJsonFrame, FrameReader, frameType } from '../host/protocol/frame.ts';
-import { decodeCall, type CallError, type Specialisation } from '../host/protocol/invoke.ts';
+import {
+  decodeCall,
+  encodeCall,
+  type CallError,
+  type Specialisation,
+} from '../host/protocol/invoke.ts';
 import { exitNow } from '../host/sys/fork.ts';
 import { CallContext } from './context.ts';
 import { currentCall, redirectOutput } from './output.ts';
@@ -13,49 +19,73 @@ import { installStackTraces } from './stack-traces.ts';
 
 export type Handler = (event: unknown, context: CallContext) => unknown;
 
-export interface Serving {
-  specialisation: Specialisation;
-  socketFd: number;
-  /** What the start took so far; `ready` reports it with the load's own time. */
-  steps: Step[];
-}
+/** What a function process needs besides the function: it can be made before that is known. */
+export class FunctionServer {
+  readonly #socket: Socket;
+  readonly #calls = new Map<number, CallContext>();
 
-/** Answers `ready` or `failed` on the socket. Never rejects. */
-export function loadAndServe({ specialisation, socketFd, steps }: Serving): void {
-  const socket = new Socket({ fd: socketFd, readable: true, writable: true });
-  const calls = new Map<number, CallContext>();
-  socket.on('error', () => exitNow(1));
-  socket.on('close', () => exitNow(0));
-  redirectOutput(socket);
-  installStackTraces();
-  leaveThroughExitNow(socket, calls);
+  constructor(socketFd: number) {
+    this.#socket = new Socket({ fd: socketFd, readable: true, writable: true });
+    this.#socket.on('error', () => exitNow(1));
+    this.#socket.on('close', () => exitNow(0));
+    redirectOutput(this.#socket);
+    installStackTraces();
+    leaveThroughExitNow(this.#socket, this.#calls);
+  }
 
-  const started = nowNs();
-  const onLoaded = (handler: Handler): void => {
-    const load = { name: 'load', startNs: started, endNs: nowNs() };
-    socket.write(encodeJsonFrame(frameType.ready, 0, { steps: [...steps, load] }));
-    receiveCalls({ socket, calls, handler, specialisation });
-  };
-  const onFailed = (error: unknown): void => {
-    const body = describeError(error);
-    socket.write(
-      encodeJsonFrame(frameType.failed, 0, { ...body, code: 'function.load_failed' }),
-      () => exitNow(1),
-    );
-  };
-  try {
-    const handler = loadHandler(specialisation.entry);
-    if (handler instanceof Promise) handler.then(onLoaded, onFailed);
-    else onLoaded(handler);
-  } catch (error) {
-    onFailed(error);
+  /**
+   * Answers `ready` or `failed` on the socket, then serves calls. Never throws. `steps` is what the
+   * start took so far; the load's own time is added.
+   */
+  load(specialisation: Specialisation, steps: Step[]): void {
+    const startNs = nowNs();
+    const onLoaded = (handler: Handler): void => {
+      const load = { name: 'load', startNs, endNs: nowNs() };
+      this.#socket.write(encodeJsonFrame(frameType.ready, 0, { steps: [...steps, load] }));
+      this.#receiveCalls(specialisation, handler);
+    };
+    const onFailed = (error: unknown): void => {
+      const body = { ...describeError(error), code: 'function.load_failed' };
+      this.#socket.write(encodeJsonFrame(frameType.failed, 0, body), () => exitNow(1));
+    };
+    try {
+      const handler = loadHandler(specialisation.entry);
+      if (handler instanceof Promise) handler.then(onLoaded, onFailed);
+      else onLoaded(handler);
+    } catch (error) {
+      onFailed(error);
+    }
+  }
+
+  #receiveCalls(specialisation: Specialisation, handler: Handler): void {
+    const reader = new FrameReader();
+    this.#socket.on('data', (chunk: Buffer) => {
+      reader.push(chunk, (frame) => {
+        const { type, callId } = frame;
+        if (type === frameType.cancel) this.#calls.get(callId)?.abort();
+        if (type !== frameType.call) return;
+        const { metadata, payload } = decodeCall(frame);
+        const context = new CallContext(specialisation, metadata);
+        this.#calls.set(callId, context);
+        void currentCall.run({ callId }, async () => {
+          this.#socket.write(await runCall({ callId, handler, context, payload }));
+          this.#calls.delete(callId);
+        });
+      });
+    });
   }
 }
 
 /** CommonJS loads at once, without a turn of the event loop; modules with top-level await do not. */
-export function loadHandler(entry: string): Handler | Promise<Handler> {
+function loadHandler(entry: string): Handler | Promise<Handler> {
   if (entry.endsWith('.mjs')) return import(entry).then(handlerOf);
-  return handlerOf(createRequire(entry)(entry));
+  // The bundle is one file at a known place: there is nothing to search for.
+  const module = new Module(entry) as Module & { _compile(code: string, file: string): void };
+  module.filename = entry;
+  module.paths = [];
+  module._compile(readFileSync(entry, 'utf8'), entry);
+  module.loaded = true;
+  return handlerOf(module.exports);
 }
 
 function handlerOf(exports: unknown): Handler {
@@ -65,31 +95,19 @@ function handlerOf(exports: unknown): Handler {
   throw new Error('The bundle exports no function "handler" and no default function');
 }
 
-interface Receiving {
-  socket: Socket;
-  calls: Map<number, CallContext>;
-  handler: Handler;
-  specialisation: Specialisation;
-}
-
-function receiveCalls({ socket, calls, handler, specialisation }: Receiving): void {
-  const reader = new FrameReader();
-  socket.on('data', (chunk: Buffer) => {
-    reader.push(chunk, (frame) => {
-      if (frame.type === frameType.cancel) {
-        calls.get(frame.callId)?.abort();
-        return;
-      }
-      if (frame.type !== frameType.call) return;
-      const { metadata, payload } = decodeCall(frame);
-      const context = new CallContext(specialisation, metadata);
-      calls.set(frame.callId, context);
-      void currentCall.run({ callId: frame.callId }, async () => {
-        socket.write(await runCall({ callId: frame.callId, handler, context, payload }));
-        calls.delete(frame.callId);
-      });
-    });
+/** Loads a function of our own and does what a call does, but for running it. */
+export function rehearseFunction(): void {
+  const specialisation = { functionName: '', functionVersion: '', entry: '', memoryMb: 0, env: {} };
+  const metadata = { requestId: 'rehearsal', subject: 'rehearsal', attempt: 1, timeoutMs: 1000 };
+  void loadHandler('/hatch/rehearsal.cjs');
+  new FrameReader().push(encodeCall(1, metadata, Buffer.from('{"name":"you"}')), (frame) => {
+    const call = decodeCall(frame);
+    const context = new CallContext(specialisation, call.metadata);
+    const [encoding, bytes] = encodeResult({ event: decodeEvent(call.payload, context.headers) });
+    encodeFrame(frameType.result, frame.callId, Buffer.of(encoding), bytes);
+    context.end();
   });
+  encodeJsonFrame(frameType.ready, 0, { steps: [{ name: 'load', startNs: nowNs(), endNs: 0 }] });
 }
 
 async function runCall(call: {

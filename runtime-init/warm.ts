@@ -10,6 +10,7 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { encodeFrame, encodeJsonFrame, FrameReader, frameType } from '../host/protocol/frame.ts';
 import { decodeCall, encodeCall, type Specialisation } from '../host/protocol/invoke.ts';
+import { trimMemory } from '../host/sys/fork.ts';
 import type { ZygoteSetup } from '../host/protocol/zygote.ts';
 import { socketPair } from '../host/sys/socket.ts';
 import { CallContext } from './context.ts';
@@ -86,6 +87,7 @@ function collectGarbage(): void {
   const collect = runInNewContext('gc') as () => void;
   collect();
   collect();
+  trimMemory();
 }
 
 /** sqlite's "experimental" notice belongs to the function that loads it, not to the zygote. */
@@ -97,10 +99,8 @@ async function rehearseCalls(): Promise<void> {
   const specialisation: Specialisation = {
     functionName: 'warm-up',
     functionVersion: '0',
-    hostname: 'warm-up',
     entry: '',
     memoryMb: 0,
-    openFilesMax: 0,
     env: {},
   };
   const [near, far] = socketPair('stream');

@@ -12,7 +12,6 @@ import { ParkedContainers } from './parked-containers.ts';
 import type { PoolFunction } from './pool-function.ts';
 
 const startTimeoutMs = 30_000;
-const openFilesMax = 1024;
 const MiB = 2 ** 20;
 
 export interface InstanceStarterOptions {
@@ -80,7 +79,7 @@ export class InstanceStarter {
     }, startTimeoutMs);
     try {
       return await sandbox.assign({
-        specialisation: specialisationOf(fn, sandbox.id),
+        specialisation: specialisationOf(fn),
         layerNames: fn.layerDirectories,
         limits: limitsOf(fn),
       });
@@ -133,23 +132,13 @@ function limitsOf(fn: PoolFunction): CgroupLimits {
   };
 }
 
-function specialisationOf(fn: PoolFunction, id: string): Specialisation {
+function specialisationOf(fn: PoolFunction): Specialisation {
   return {
     functionName: fn.name,
     functionVersion: fn.version,
-    hostname: id,
     entry: fn.entry,
     memoryMb: fn.memoryMb,
-    openFilesMax,
-    env: {
-      PATH: '/usr/local/bin:/usr/bin:/bin',
-      HOME: '/home/function',
-      TMPDIR: '/tmp',
-      LANG: 'C.UTF-8',
-      HATCH_FUNCTION_NAME: fn.name,
-      HATCH_FUNCTION_VERSION: fn.version,
-      ...fn.env,
-    },
+    env: { HATCH_FUNCTION_NAME: fn.name, HATCH_FUNCTION_VERSION: fn.version, ...fn.env },
   };
 }
 

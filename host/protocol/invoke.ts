@@ -7,11 +7,10 @@ import type { Step } from '../base/channels.ts';
 export interface Specialisation {
   functionName: string;
   functionVersion: string;
-  hostname: string;
   /** The bundle, as a path inside the container. */
   entry: string;
   memoryMb: number;
-  openFilesMax: number;
+  /** Added to what all functions get. */
   env: Record<string, string>;
 }
 

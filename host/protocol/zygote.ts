@@ -35,8 +35,9 @@ export interface ContainerIdentity {
 export interface ZygoteSetup {
   /** The seccomp program, base64. */
   seccomp: string;
-  /** Bytes; for /tmp and /dev/shm each. */
+  /** For /tmp and /dev/shm each. */
   tmpfsBytes: number;
+  openFilesMax: number;
 }
 
 /** Messages from PID 1 to the host: one JSON line each. */

@@ -3,8 +3,24 @@ import { arch } from 'node:process';
 
 // <asm/unistd_64.h> and <asm-generic/unistd.h>
 const perArchitecture = {
-  x64: { pivot_root: 155, keyctl: 250, seccomp: 317, madvise: 28, capset: 126, gettid: 186 },
-  arm64: { pivot_root: 41, keyctl: 219, seccomp: 277, madvise: 233, capset: 91, gettid: 178 },
+  x64: {
+    pivot_root: 155,
+    keyctl: 250,
+    seccomp: 317,
+    madvise: 28,
+    capset: 126,
+    capget: 125,
+    gettid: 186,
+  },
+  arm64: {
+    pivot_root: 41,
+    keyctl: 219,
+    seccomp: 277,
+    madvise: 233,
+    capset: 91,
+    capget: 90,
+    gettid: 178,
+  },
 } as const;
 
 const common = {

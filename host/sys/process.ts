@@ -1,13 +1,15 @@
 /** What a process is and may do: identity, capabilities, limits, signals, descriptors. */
-import { allocate, numberedSyscall, syscall, trySyscall } from './libc.ts';
+import { allocate, errnoOf, numberedSyscall, syscall, syscallError, trySyscall } from './libc.ts';
 import { callNumber } from './numbers.ts';
 
 // <linux/prctl.h>, <linux/securebits.h>, <linux/capability.h>, <linux/keyctl.h>
 const PR_SET_DUMPABLE = 4;
+const PR_GET_SECCOMP = 21;
 const PR_CAPBSET_READ = 23;
 const PR_CAPBSET_DROP = 24;
 const PR_SET_SECUREBITS = 28;
 const PR_SET_NO_NEW_PRIVS = 38;
+const PR_GET_NO_NEW_PRIVS = 39;
 const PR_CAP_AMBIENT = 47;
 const PR_CAP_AMBIENT_CLEAR_ALL = 4;
 // NOROOT, NO_SETUID_FIXUP, NO_CAP_AMBIENT_RAISE, each with its lock, and KEEP_CAPS locked off.
@@ -48,6 +50,11 @@ const capsetCall = numberedSyscall<[Uint8Array, Uint8Array]>({
   name: 'capset',
   number: callNumber.capset,
   parameters: 'const uint8_t *header, const uint8_t *data',
+});
+const capgetCall = numberedSyscall<[Uint8Array, Uint8Array]>({
+  name: 'capget',
+  number: callNumber.capget,
+  parameters: 'const uint8_t *header, uint8_t *data',
 });
 const keyctlCall = numberedSyscall<[number, null]>({
   name: 'keyctl',
@@ -109,14 +116,41 @@ export function becomeUnprivileged(options: { uid: number; gid: number }): void 
   setresgidCall(options.gid, options.gid, options.gid);
   // With NO_SETUID_FIXUP the capabilities outlive the change of user, so they go explicitly below.
   prctlCall(PR_SET_SECUREBITS, SECUREBITS, 0, 0, 0);
-  // The bounding set must go while CAP_SETPCAP is still held.
-  for (let capability = 0; tryPrctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0; capability++)
-    prctlCall(PR_CAPBSET_DROP, capability, 0, 0, 0);
+  // The bounding set must go while CAP_SETPCAP is still held; EINVAL is one past the last.
+  let dropped = 0;
+  for (let capability = 0; dropped === 0; capability++)
+    dropped = tryPrctl(PR_CAPBSET_DROP, capability, 0, 0, 0);
+  if (dropped !== -errnoOf('EINVAL')) throw syscallError('prctl', dropped, 'PR_CAPBSET_DROP');
   prctlCall(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
   setresuidCall(options.uid, options.uid, options.uid);
   const header = Buffer.alloc(8);
   header.writeUInt32LE(LINUX_CAPABILITY_VERSION_3, 0);
   capsetCall(header, Buffer.alloc(24));
+}
+
+/**
+ * Asks the kernel what this process may still do. The bounding set is read up to its first member:
+ * 0 capabilities means that none is left.
+ */
+export function remainingPrivileges(): {
+  capabilities: number;
+  noNewPrivileges: boolean;
+  seccompFilter: boolean;
+} {
+  const header = Buffer.alloc(8);
+  header.writeUInt32LE(LINUX_CAPABILITY_VERSION_3, 0);
+  const sets = Buffer.alloc(24);
+  capgetCall(header, sets);
+  let capabilities = sets.every((byte) => byte === 0) ? 0 : 1;
+  for (let capability = 0, held = 0; held >= 0; capability++) {
+    held = tryPrctl(PR_CAPBSET_READ, capability, 0, 0, 0);
+    if (held === 1) capabilities++;
+  }
+  return {
+    capabilities,
+    noNewPrivileges: tryPrctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) === 1,
+    seccompFilter: tryPrctl(PR_GET_SECCOMP, 0, 0, 0, 0) === 2,
+  };
 }
 
 export function setNoNewPrivileges(): void {

@@ -52,6 +52,14 @@ const nodeArguments = [
   'zygote',
 ];
 
+/** What every function finds in its environment. Nothing of the host's may be in it. */
+const environment = {
+  PATH: '/usr/local/bin:/usr/bin:/bin',
+  HOME: '/home/function',
+  TMPDIR: '/tmp',
+  LANG: 'C.UTF-8',
+};
+
 const buildDirectory = process.argv[2];
 if (buildDirectory === undefined) throw new Error('Name the directory to build the root on');
 setUmask(0);
@@ -67,7 +75,7 @@ detachMount('.');
 process.chdir('/');
 // Node.js marks what it inherited close-on-exec.
 keepAcrossExec(socketFd);
-process.execve?.('/usr/local/bin/node', nodeArguments, { PATH: '/usr/local/bin:/usr/bin:/bin' });
+process.execve?.('/usr/local/bin/node', nodeArguments, environment);
 
 function mountProc(directory: string): void {
   const proc = createMount({ type: 'proc', options: [], attributes: noSuid | noDev | noExec });

@@ -5,7 +5,12 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { HatchError, messageOf } from '../base/errors.ts';
 import type { ContainerIdentity, FdRole } from '../protocol/zygote.ts';
-import { ZygoteProcess, type Answer, type RequestBody, type ZygoteOptions } from './zygote-process.ts';
+import {
+  ZygoteProcess,
+  type Answer,
+  type RequestBody,
+  type ZygoteOptions,
+} from './zygote-process.ts';
 
 const restartDelayMs = { first: 50, max: 5_000 } as const;
 
