@@ -90,6 +90,7 @@ const stopTimeoutMs = 60_000;
 const outputCharsMax = 200_000;
 const uidRanges = 512;
 const idsPerRange = 65_536;
+const uidsEnd = 4_000_000_000;
 const running = new Set<TestHost>();
 
 afterEach((context) => {
@@ -339,8 +340,8 @@ async function embeddedServer(stateDirectory: string): Promise<{ url: string; to
 
 /** Hosts on one machine must not share user ids: keys and queues are counted by them. */
 function freeUidBase(): number {
-  const slots = Math.floor((2 ** 32 - 2 * idsPerRange) / (uidRanges * idsPerRange));
-  return idsPerRange * (1 + randomInt(slots - 1) * uidRanges);
+  const slots = Math.floor(uidsEnd / (uidRanges * idsPerRange));
+  return idsPerRange * (2 + randomInt(slots - 1) * uidRanges);
 }
 
 function flagsOf(config: Partial<HostConfig>): string[] {

@@ -27,7 +27,7 @@ export type ProbeRequest =
 export interface View {
   pid: number;
   parentPid: number;
-  /** All that /proc shows. */
+  /** All that /proc shows, in order. */
   pids: number[];
   uid: number | undefined;
   hostname: string;
@@ -121,7 +121,8 @@ function view(): View {
 }
 
 function pidsInProc(): number[] {
-  return readdirSync('/proc').map(Number).filter(Number.isInteger);
+  const numbers = readdirSync('/proc').map(Number).filter(Number.isInteger);
+  return numbers.toSorted((a, b) => a - b);
 }
 
 /** Also those that are down, which the interfaces of node:os leave out. */
