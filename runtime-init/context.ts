@@ -47,6 +47,11 @@ export class CallContext {
     return this.#controller.signal;
   }
 
+  /** Whether its signal was, or would have been, aborted. */
+  get timedOut(): boolean {
+    return this.#aborted || performance.now() >= this.#deadlineMs;
+  }
+
   abort(): void {
     this.#aborted = true;
     const reason = new DOMException('The call ran out of time', 'TimeoutError');

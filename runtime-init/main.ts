@@ -2,6 +2,7 @@
  * What runs inside: bundled into one file, it is the zygote, PID 1 of every container, and the
  * function process. Which of them is said by the first argument.
  */
+import { writeSync } from 'node:fs';
 import { bootFunction, bootInit } from './boot.ts';
 import { runZygote } from './zygote.ts';
 
@@ -18,6 +19,7 @@ if (run === undefined) {
   process.exit(2);
 }
 Promise.resolve(run()).catch((error: unknown) => {
-  process.stderr.write(`runtime-init ${mode}: ${String(error)}\n`);
+  // Not by way of `process.stderr`: in a zygote that has warmed up it leads nowhere.
+  writeSync(2, `runtime-init ${mode}: ${error instanceof Error ? error.stack : String(error)}\n`);
   process.exit(1);
 });

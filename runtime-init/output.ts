@@ -4,16 +4,21 @@
  * code write to descriptors 1 and 2 goes through a pipe that the host reads.
  */
 import { AsyncLocalStorage } from 'node:async_hooks';
-import type { Socket } from 'node:net';
+import { writeSync } from 'node:fs';
 import { Writable } from 'node:stream';
 import { encodeFrame, frameType } from '../host/protocol/frame.ts';
 import { logStream } from '../host/protocol/invoke.ts';
+import { exitNow } from '../host/sys/fork.ts';
+import { isErrno } from '../host/sys/errors.ts';
 
 /** The call whose code is running; nothing outside calls. */
 export const currentCall = new AsyncLocalStorage<{ callId: number }>();
 
 const pieceBytesMax = 256 * 1024;
-let target: Socket | undefined;
+/** How long to wait for the host to read on before trying again. */
+const retryMs = 1;
+const sleeper = new Int32Array(new SharedArrayBuffer(4));
+let hostFd: number | undefined;
 
 /** In the zygote, before anything touches `console`: the global console binds to these for good. */
 export function installOutput(): void {
@@ -25,19 +30,37 @@ export function installOutput(): void {
     });
 }
 
-export function redirectOutput(socket: Socket): void {
-  target = socket;
+/** Frames go to this socket from now on. */
+export function connectToHost(socketFd: number): void {
+  hostFd = socketFd;
+}
+
+/**
+ * Writes a frame before it returns, as Node.js writes to a pipe: a function that exits or blocks
+ * right after a line has still said it, and one that writes more than the host reads waits, instead
+ * of filling its memory.
+ */
+export function sendToHost(frame: Buffer): void {
+  if (hostFd === undefined) return;
+  for (let sent = 0; sent < frame.length;) {
+    try {
+      sent += writeSync(hostFd, frame, sent);
+    } catch (error) {
+      // Without a host there is nobody left to work for.
+      if (!isErrno(error, 'EAGAIN')) exitNow(1);
+      Atomics.wait(sleeper, 0, 0, retryMs);
+    }
+  }
 }
 
 function makeStream(stream: number): Writable {
   return new Writable({
     decodeStrings: true,
-    // Nothing is held back: a function that exits or blocks right after a line has still said it.
     write(chunk: Buffer, _encoding, done) {
       const callId = currentCall.getStore()?.callId ?? 0;
       for (let offset = 0; offset < chunk.length; offset += pieceBytesMax) {
         const piece = chunk.subarray(offset, offset + pieceBytesMax);
-        target?.write(encodeFrame(frameType.log, callId, Buffer.of(stream), piece));
+        sendToHost(encodeFrame(frameType.log, callId, Buffer.of(stream), piece));
       }
       done();
     },

@@ -13,9 +13,12 @@ import {
 } from '../host/protocol/invoke.ts';
 import { exitNow } from '../host/sys/fork.ts';
 import { CallContext } from './context.ts';
-import { currentCall, redirectOutput } from './output.ts';
+import { currentCall, connectToHost, sendToHost } from './output.ts';
 import { CallFailure, decodeEvent, encodeResult } from './payload.ts';
 import { installStackTraces } from './stack-traces.ts';
+
+/** More of a message or a stack helps nobody. */
+const errorCharsMax = 32_768;
 
 export type Handler = (event: unknown, context: CallContext) => unknown;
 
@@ -28,9 +31,9 @@ export class FunctionServer {
     this.#socket = new Socket({ fd: socketFd, readable: true, writable: true });
     this.#socket.on('error', () => exitNow(1));
     this.#socket.on('close', () => exitNow(0));
-    redirectOutput(this.#socket);
+    connectToHost(socketFd);
     installStackTraces();
-    leaveThroughExitNow(this.#socket, this.#calls);
+    leaveThroughExitNow();
   }
 
   /**
@@ -41,12 +44,13 @@ export class FunctionServer {
     const startNs = nowNs();
     const onLoaded = (handler: Handler): void => {
       const load = { name: 'load', startNs, endNs: nowNs() };
-      this.#socket.write(encodeJsonFrame(frameType.ready, 0, { steps: [...steps, load] }));
+      sendToHost(encodeJsonFrame(frameType.ready, 0, { steps: [...steps, load] }));
       this.#receiveCalls(specialisation, handler);
     };
     const onFailed = (error: unknown): void => {
       const body = { ...describeError(error), code: 'function.load_failed' };
-      this.#socket.write(encodeJsonFrame(frameType.failed, 0, body), () => exitNow(1));
+      sendToHost(encodeJsonFrame(frameType.failed, 0, body));
+      exitNow(1);
     };
     try {
       const handler = loadHandler(specialisation.entry);
@@ -68,7 +72,7 @@ export class FunctionServer {
         const context = new CallContext(specialisation, metadata);
         this.#calls.set(callId, context);
         void currentCall.run({ callId }, async () => {
-          this.#socket.write(await runCall({ callId, handler, context, payload }));
+          sendToHost(await runCall({ callId, handler, context, payload }));
           this.#calls.delete(callId);
         });
       });
@@ -121,7 +125,10 @@ async function runCall(call: {
     const [encoding, bytes] = encodeResult(value);
     return encodeFrame(frameType.result, call.callId, Buffer.of(encoding), bytes);
   } catch (error) {
-    return encodeJsonFrame(frameType.error, call.callId, describeError(error));
+    const body = describeError(error);
+    // What a handler throws when its time is up is the end of its time, whoever notices first.
+    const code = call.context.timedOut ? 'function.timeout' : body.code;
+    return encodeJsonFrame(frameType.error, call.callId, { ...body, code });
   } finally {
     call.context.end();
   }
@@ -129,22 +136,37 @@ async function runCall(call: {
 
 function describeError(error: unknown): CallError {
   if (error instanceof CallFailure) return { code: error.code, message: error.message };
-  if (!(error instanceof Error)) return { code: 'function.threw', message: String(error) };
+  if (!(error instanceof Error)) return { code: 'function.threw', message: textOf(error) };
   const { name, message, stack } = error;
-  return { code: 'function.threw', message, name, ...(stack === undefined ? {} : { stack }) };
+  return {
+    code: 'function.threw',
+    message: textOf(message),
+    name: textOf(name),
+    ...(stack === undefined ? {} : { stack: textOf(stack) }),
+  };
+}
+
+/** Anything may be thrown, with anything for a message. */
+function textOf(value: unknown): string {
+  try {
+    return String(value).slice(0, errorCharsMax);
+  } catch {
+    return 'something that has no text';
+  }
 }
 
 /**
  * Node's own exit would run handlers and join threads that belong to the zygote. What a function
- * leaves uncaught ends it, as it would in any Node.js program, after the calls were told.
+ * leaves uncaught ends it, as it would in any Node.js program; the host hears why first, and tells
+ * all calls under way.
  */
-function leaveThroughExitNow(socket: Socket, calls: Map<number, CallContext>): void {
+function leaveThroughExitNow(): void {
   const reallyExit = (code?: number | string): never => exitNow(Number(code ?? 0) & 0xff);
   Object.assign(process, { reallyExit, abort: () => exitNow(134) });
   process.on('uncaughtException', (error) => {
     const body = describeError(error);
     console.error(body.stack ?? body.message);
-    for (const callId of calls.keys()) socket.write(encodeJsonFrame(frameType.error, callId, body));
+    sendToHost(encodeJsonFrame(frameType.failed, 0, body));
     exitNow(1);
   });
 }

@@ -43,7 +43,7 @@ export interface ChannelEvents {
   onOutput: (output: Output) => void;
   /** The function closed its end, most often by ending. */
   onEnd: () => void;
-  /** It sent what no honest peer sends: whoever hears this closes the channel. */
+  /** It cannot go on, or sent what no honest peer sends: whoever hears this closes the channel. */
   onBroken: (reason: HatchError) => void;
 }
 
@@ -65,6 +65,7 @@ export class FunctionChannel {
   #settleReady: { resolve: (steps: Step[]) => void; reject: (error: Error) => void } | undefined;
   #closedBy: HatchError | undefined;
   #open = true;
+  #loaded = false;
 
   constructor(fd: number, events: ChannelEvents) {
     this.#fd = fd;
@@ -155,14 +156,21 @@ export class FunctionChannel {
         this.#settleParked.resolve(decodeSteps(frame));
         return;
       case frameType.ready:
+        this.#loaded = true;
         this.#settleReady?.resolve(decodeSteps(frame));
         return;
       case frameType.failed:
-        this.#settleReady?.reject(toError(decodeJson<Failed>(frame)));
+        this.#onFailed(toError(decodeJson<Failed>(frame)));
         return;
       default:
         throw new RangeError(`There is no frame type ${frame.type}`);
     }
+  }
+
+  /** Of the load, or later of the whole process: then every call under way has failed with it. */
+  #onFailed(error: HatchError): void {
+    if (this.#loaded) this.#events.onBroken(error);
+    else this.#settleReady?.reject(error);
   }
 
   #endCall(callId: number): PendingCall | undefined {
