@@ -1,0 +1,157 @@
+/** A container engine without NATS around it: what is measured here is the start of instances. */
+import { createReadStream, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { freemem } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { loadConfig } from '../../host/config.ts';
+import { loadFunctionLayers } from '../../host/dispatch/function-layers.ts';
+import { openEngine, type Engine } from '../../host/engine.ts';
+import type { StartPath } from '../../host/base/channels.ts';
+import { bundleFunction } from '../../host/function/bundle.ts';
+import { readManifest } from '../../host/function/manifest.ts';
+import type { PoolFunction } from '../../host/pool/pool-function.ts';
+import { serve } from './worker.ts';
+
+export interface DensityResult {
+  startMs: number[];
+  pssMB: number[];
+  /** What the whole machine has less of, by instance: page tables and kernel objects included. */
+  machineMB: number;
+  teardownMs: number;
+}
+
+const functionDirectory = join(import.meta.dirname, '../../functions/hello');
+const acquireTimeoutMs = 30_000;
+
+let opened:
+  | { engine: Engine; fn: PoolFunction; stateDirectory: string; parked: number }
+  | undefined;
+
+const handlers = {
+  /** Directories of the base image's layers, bottom first. */
+  async open(options: {
+    stateDirectory: string;
+    parked: number;
+    args: string[];
+  }): Promise<string[]> {
+    const { stateDirectory, parked, args } = options;
+    const config = loadConfig({
+      args: [`--state-directory=${stateDirectory}`, `--parked=${parked}`, ...args],
+      directory: stateDirectory,
+    });
+    const engine = await openEngine(config, (notice) => console.error(notice));
+    opened = { engine, fn: await loadHello(engine, stateDirectory), stateDirectory, parked };
+    return engine.baseImage.layers.map(({ path }) => path);
+  },
+
+  /** Starts instances one after the other by one path; each is gone before the next begins. */
+  async start(options: { path: StartPath; count: number; idleMs: number }): Promise<number[]> {
+    const samples: number[] = [];
+    for (let round = 0; round < options.count; round++) {
+      if (options.idleMs > 0) await sleep(options.idleMs);
+      samples.push(await startOne(options.path));
+      await settled();
+    }
+    return samples;
+  },
+
+  async density({ count }: { count: number }): Promise<DensityResult> {
+    const { engine, fn } = theOpened();
+    const freeBytes = availableBytes();
+    const startMs: number[] = [];
+    for (let number = 0; number < count; number++) {
+      const began = performance.now();
+      await engine.pool.prepare(fn);
+      startMs.push(performance.now() - began);
+    }
+    const machineMB = (freeBytes - availableBytes()) / count / 1e6;
+    const pids = containersOf(engine.zygote.state.pid);
+    if (pids.length !== count) throw new Error(`${pids.length} containers live, not ${count}`);
+    const all = pids.map((pid) => [pid, ...childrenOf(pid)]);
+    const pssMB = all.map((processes) => processes.reduce((sum, pid) => sum + pssOf(pid), 0));
+    const began = performance.now();
+    await engine.pool.close();
+    const teardownMs = performance.now() - began;
+    const left = all.flat().filter((pid) => existsSync(`/proc/${pid}`));
+    if (left.length > 0) throw new Error(`${left.length} processes outlived the teardown`);
+    return { startMs, pssMB, machineMB, teardownMs };
+  },
+};
+
+export type EngineHandlers = typeof handlers;
+
+serve(handlers, async () => {
+  await opened?.engine.close();
+});
+
+async function startOne(path: StartPath): Promise<number> {
+  const { engine, fn } = theOpened();
+  const began = performance.now();
+  const acquired = await engine.pool.acquire(fn, { timeoutMs: acquireTimeoutMs });
+  const tookMs = performance.now() - began;
+  if (acquired.start !== path) throw new Error(`It started by "${acquired.start}", not "${path}"`);
+  await acquired.instance.sandbox.destroy();
+  return tookMs;
+}
+
+/** Until a parked container is there again; making it is nobody's waiting time. */
+async function settled(): Promise<void> {
+  const { engine, parked } = theOpened();
+  while (engine.pool.stats().parked < parked) await sleep(1);
+}
+
+function theOpened(): NonNullable<typeof opened> {
+  if (opened === undefined) throw new Error('Open the engine first');
+  return opened;
+}
+
+async function loadHello(engine: Engine, stateDirectory: string): Promise<PoolFunction> {
+  const manifest = await readManifest(functionDirectory);
+  const outputDirectory = mkdtempSync(join(stateDirectory, 'bundle-'));
+  const { layer, layerFile, entryPath } = await bundleFunction({
+    directory: functionDirectory,
+    manifest,
+    outputDirectory,
+  });
+  const version = { name: manifest.name, version: '1', manifest, entryPath, layer, createdAtMs: 0 };
+  const layers = await loadFunctionLayers(
+    {
+      store: engine.layers,
+      baseImage: engine.baseImage.reference,
+      fetchLayer: () => Promise.resolve(createReadStream(layerFile)),
+      directoryOf: (stored) => stored.directoryName,
+    },
+    version,
+  );
+  rmSync(outputDirectory, { recursive: true });
+  return {
+    ...manifest,
+    version: '1',
+    entry: entryPath,
+    layerDirectories: layers.directories,
+    instancesMax: 10_000,
+    keepAliveMs: 86_400_000,
+    concurrency: 1,
+  };
+}
+
+/** PID 1 of each container: the zygote is their parent until it ends. */
+function containersOf(zygotePid: number): number[] {
+  return childrenOf(zygotePid);
+}
+
+function childrenOf(pid: number): number[] {
+  const text = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8');
+  return text.split(' ').filter(Boolean).map(Number);
+}
+
+/** In MB; shared pages count in parts. */
+function pssOf(pid: number): number {
+  const [, kB] = /^Pss:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8')) ?? [];
+  return (Number(kB) * 1024) / 1e6;
+}
+
+function availableBytes(): number {
+  const [, kB] = /^MemAvailable:\s+(\d+) kB$/m.exec(readFileSync('/proc/meminfo', 'utf8')) ?? [];
+  return kB === undefined ? freemem() : Number(kB) * 1024;
+}

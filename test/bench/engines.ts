@@ -1,0 +1,39 @@
+/** Engines for measuring, each in a process of its own with control groups and user ids of its own. */
+import type { EngineHandlers } from './engine-worker.ts';
+import type { Scratch } from './scratch.ts';
+import { Worker } from './worker.ts';
+
+export interface BenchEngine {
+  worker: Worker<EngineHandlers>;
+  /** Directories of the base image's layers, bottom first. */
+  layers: string[];
+}
+
+const rangesEach = 2048;
+const uidBase = 300_000_000;
+
+/** `args` are flags of `hatch up`. The engine ends with `opened`. */
+export async function openBenchEngine(options: {
+  name: string;
+  /** Keeps the user ids of several engines apart. */
+  index: number;
+  parked: number;
+  args?: string[];
+  scratch: Scratch;
+  opened: AsyncDisposableStack;
+}): Promise<BenchEngine> {
+  const { name, index, parked, args = [], scratch, opened } = options;
+  const worker = new Worker<EngineHandlers>('engine-worker.ts');
+  opened.defer(() => worker.close());
+  const layers = await worker.ask('open', {
+    stateDirectory: scratch.directory(name),
+    parked,
+    args: [
+      `--cgroup-parent=hatch-bench-${process.pid}-${name}`,
+      `--uid-base=${uidBase + index * rangesEach * 65_536}`,
+      `--uid-ranges=${rangesEach}`,
+      ...args,
+    ],
+  });
+  return { worker, layers };
+}
