@@ -38,15 +38,21 @@ export function decodeEvent(
 
 export function encodeResult(value: unknown): [encoding: number, bytes: Uint8Array] {
   if (value === undefined) return [resultEncoding.none, nothing];
-  const [encoding, bytes] = ArrayBuffer.isView(value)
-    ? [resultEncoding.bytes, new Uint8Array(value.buffer, value.byteOffset, value.byteLength)]
-    : [resultEncoding.json, Buffer.from(toJson(value))];
+  const raw = bytesIn(value);
+  const encoding = raw === undefined ? resultEncoding.json : resultEncoding.bytes;
+  const bytes = raw ?? Buffer.from(toJson(value));
   if (bytes.length > frameBytesMax / 2)
     throw new CallFailure(
       'function.result_too_large',
       `The handler returned ${bytes.length} bytes: at most ${frameBytesMax / 2} can be sent`,
     );
   return [encoding, bytes];
+}
+
+function bytesIn(value: unknown): Uint8Array | undefined {
+  if (ArrayBuffer.isView(value))
+    return new Uint8Array(value.buffer, value.byteOffset, value.byteLength);
+  return value instanceof ArrayBuffer ? new Uint8Array(value) : undefined;
 }
 
 function toJson(value: unknown): string {
