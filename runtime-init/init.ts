@@ -5,7 +5,7 @@
  */
 import { readSync, writeSync } from 'node:fs';
 import type { InitCommand, InitMessage } from '../host/protocol/zygote.ts';
-import { exitNow, reapChild } from '../host/sys/fork.ts';
+import { adoptEventLoop, exitNow, reapChild } from '../host/sys/fork.ts';
 import { isErrno } from '../host/sys/errors.ts';
 import {
   closeAllBut,
@@ -26,10 +26,12 @@ const graceMs = 100;
 const functionPid = 2;
 
 /** Never returns. */
-export function runInit({ setup, identity, fds }: ContainerStart): never {
+export function runInit({ setup, identity, fds, libuvFds }: ContainerStart): never {
   const control = fdFor(fds, 'control');
   const userNamespace = fdFor(fds, 'userNamespace');
-  closeAllBut([control, userNamespace]);
+  closeAllBut([control, userNamespace, ...libuvFds]);
+  // The loop never runs, but V8's garbage collector wakes it, and libuv aborts when it cannot.
+  adoptEventLoop();
   const signals = openSignalFd();
   dropPrivileges({ userNamespace, identity, seccomp: Buffer.from(setup.seccomp, 'base64') });
   tell(control, { type: 'running' });
