@@ -27,6 +27,8 @@ const readyMark = '"Host is ready"';
 
 export class HostProcess {
   readonly address: NatsAddress;
+  /** Control group that holds its instances, by their ids. */
+  readonly cgroupParent: string;
   readonly connection: NatsConnection;
   readonly client: ControlClient;
   readonly #child: ChildProcess;
@@ -34,6 +36,7 @@ export class HostProcess {
 
   /** Starts a host with its own state directory and nats-server. `args` are flags of `hatch up`. */
   static async start({ name, args }: { name: string; args: string[] }): Promise<HostProcess> {
+    const cgroupParent = `hatch-${name}-${process.pid}`;
     const stateDirectory = await mkdtemp(join(tmpdir(), `hatch-${name}-`));
     const child = spawn(
       process.execPath,
@@ -41,7 +44,7 @@ export class HostProcess {
         '--disable-warning=ExperimentalWarning',
         join(repository, 'host/main.ts'),
         `--state-directory=${stateDirectory}`,
-        `--cgroup-parent=hatch-${name}-${process.pid}`,
+        `--cgroup-parent=${cgroupParent}`,
         ...args,
       ],
       // Not in our process group: Ctrl-C is ours, and we stop the host in order.
@@ -52,7 +55,7 @@ export class HostProcess {
       const file = join(stateDirectory, natsCredentialsFileName);
       const address = JSON.parse(await readFile(file, 'utf8')) as NatsAddress;
       const connection = await connect({ servers: address.url, token: address.token });
-      return new HostProcess({ child, stateDirectory, address, connection });
+      return new HostProcess({ child, stateDirectory, cgroupParent, address, connection });
     } catch (error) {
       await end(child, stateDirectory);
       throw error;
@@ -62,11 +65,13 @@ export class HostProcess {
   private constructor(parts: {
     child: ChildProcess;
     stateDirectory: string;
+    cgroupParent: string;
     address: NatsAddress;
     connection: NatsConnection;
   }) {
     this.#child = parts.child;
     this.#stateDirectory = parts.stateDirectory;
+    this.cgroupParent = parts.cgroupParent;
     this.address = parts.address;
     this.connection = parts.connection;
     this.client = new ControlClient(parts.connection);

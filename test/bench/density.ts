@@ -4,7 +4,7 @@ import { median, rowOf, type Measured, type Options } from './report.ts';
 import { Scratch } from './scratch.ts';
 
 export async function measureDensity({ quick, progress }: Options): Promise<Measured> {
-  const count = quick ? 20 : 500;
+  const count = quick ? 80 : 500;
   const edge = quick ? 5 : 50;
   using scratch = new Scratch();
   await using opened = new AsyncDisposableStack();
