@@ -39,6 +39,8 @@ export interface IdRangesOptions {
 export class IdRanges {
   readonly #options: IdRangesOptions;
   readonly #free: IdRange[] = [];
+  /** Of ranges that could not be made. */
+  readonly #unmade: number[] = [];
   #made = 0;
 
   constructor(options: IdRangesOptions) {
@@ -49,6 +51,8 @@ export class IdRanges {
   async acquire(): Promise<IdRange> {
     const free = this.#free.pop();
     if (free !== undefined) return free;
+    const unmade = this.#unmade.pop();
+    if (unmade !== undefined) return this.#make(unmade);
     if (this.#made >= this.#options.rangesMax)
       throw new HatchError(
         'host.busy',
@@ -71,6 +75,15 @@ export class IdRanges {
   }
 
   async #make(index: number): Promise<IdRange> {
+    try {
+      return await this.#open(index);
+    } catch (error) {
+      this.#unmade.push(index);
+      throw error;
+    }
+  }
+
+  async #open(index: number): Promise<IdRange> {
     const firstHostId = this.#options.firstHostId + index * idsPerRange;
     const userNamespaceFd = await this.#options.makeUserNamespace({
       firstHostId,
@@ -83,6 +96,9 @@ export class IdRanges {
       setMountAttributes(mountFd, { attributes: mountAttribute.readOnly, userNamespaceFd });
       // Attached, since overlayfs refuses a directory below a detached idmapped mount.
       attachMount(mountFd, layersDirectory);
+    } catch (error) {
+      closeSync(userNamespaceFd);
+      throw error;
     } finally {
       closeSync(mountFd);
     }

@@ -1,4 +1,5 @@
 /** Makes an instance by the cheapest way there is: a parked container, else a new one. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { nowNs } from '../base/clock.ts';
 import { channels, type StartPath, type StartRecord, type Step } from '../base/channels.ts';
 import { HatchError, toHatchError } from '../base/errors.ts';
@@ -11,6 +12,8 @@ import { Instance } from './instance.ts';
 import { ParkedContainers } from './parked-containers.ts';
 import type { PoolFunction } from './pool-function.ts';
 
+/** By then a zygote's death is known, and requests wait for the next one. */
+const retryMs = 100;
 const startTimeoutMs = 30_000;
 const MiB = 2 ** 20;
 
@@ -88,7 +91,18 @@ export class InstanceStarter {
     }
   }
 
+  /** A zygote that died in the middle of a start is no reason to fail: there is soon another. */
   async #makeSandbox(): Promise<Sandbox> {
+    try {
+      return await this.#tryMakeSandbox();
+    } catch (error) {
+      if (toHatchError(error).code !== 'host.start_failed') throw error;
+      await sleep(retryMs);
+      return await this.#tryMakeSandbox();
+    }
+  }
+
+  async #tryMakeSandbox(): Promise<Sandbox> {
     if (this.#closedBy !== undefined) throw this.#closedBy;
     const id = makeId('i');
     const making = Sandbox.create(this.#options.parts, {

@@ -49,6 +49,10 @@ export interface ChannelEvents {
 
 const nothing = Buffer.alloc(0);
 const outputBytesMax = 2 ** 20;
+/** After so much output of one function all others get their turn. */
+const outputPiecesAtOnce = 1000;
+const outputBytesAtOnce = 2 ** 20;
+const outputPauseMs = 5;
 const stepsMax = 64;
 const stepNameCharsMax = 64;
 
@@ -66,6 +70,8 @@ export class FunctionChannel {
   #closedBy: HatchError | undefined;
   #open = true;
   #loaded = false;
+  #outputPieces = 0;
+  #outputBytes = 0;
 
   constructor(fd: number, events: ChannelEvents) {
     this.#fd = fd;
@@ -146,11 +152,15 @@ export class FunctionChannel {
       case frameType.result:
         this.#endCall(frame.callId)?.resolve(decodeResult(frame));
         return;
-      case frameType.error:
-        this.#endCall(frame.callId)?.reject(toError(decodeJson<CallError>(frame)));
+      case frameType.error: {
+        // Read before the call is taken out: what cannot be read must still fail it.
+        const error = toError(decodeJson<CallError>(frame));
+        this.#endCall(frame.callId)?.reject(error);
         return;
+      }
       case frameType.log:
         this.#events.onOutput(decodeOutput(frame));
+        this.#slowDown(frame.body.length);
         return;
       case frameType.parked:
         this.#settleParked.resolve(decodeSteps(frame));
@@ -171,6 +181,17 @@ export class FunctionChannel {
   #onFailed(error: HatchError): void {
     if (this.#loaded) this.#events.onBroken(error);
     else this.#settleReady?.reject(error);
+  }
+
+  /** Output without end must not keep the host from the others: the function waits a little. */
+  #slowDown(bytes: number): void {
+    this.#outputPieces++;
+    this.#outputBytes += bytes;
+    if (this.#outputPieces < outputPiecesAtOnce && this.#outputBytes < outputBytesAtOnce) return;
+    this.#outputPieces = 0;
+    this.#outputBytes = 0;
+    this.#socket.pause();
+    setTimeout(() => this.#socket.resume(), outputPauseMs);
   }
 
   #endCall(callId: number): PendingCall | undefined {

@@ -24,7 +24,11 @@ const answerOf = async (name: string): Promise<unknown> =>
 /** Every host follows a change by itself, a moment after it was made. */
 async function becomes(name: string, expected: unknown): Promise<void> {
   const deadline = performance.now() + 2000;
-  while ((await answerOf(name)) !== expected) {
+  const isThere = async (): Promise<boolean> => {
+    const reply = await host().call(name);
+    return reply.error === undefined && reply.json<unknown>() === expected;
+  };
+  while (!(await isThere())) {
     assert.ok(performance.now() < deadline, `"${name}" did not become ${String(expected)}`);
     await sleep(5);
   }
@@ -51,7 +55,7 @@ suite('deploys', () => {
     stop = true;
     await Promise.all(callers);
     assert.deepEqual(errors, []);
-    assert.deepEqual([...new Set(answers)].toSorted(), [1, 2, 3, 4]);
+    assert.deepEqual(new Set(answers), new Set([1, 2, 3, 4]));
     assert.deepEqual(new Set(answers.slice(-6)), new Set([4]));
     const deadline = performance.now() + 3000;
     for (;;) {

@@ -1,0 +1,62 @@
+/** A host killed with -9 can clear nothing away: its containers end, and its successor clears up. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { startHost } from '../support/host.ts';
+import { descendantsOf, waitFor } from '../support/host-processes.ts';
+import { assertNothingLeft, takeInventory } from '../support/leak-check.ts';
+
+const source = `
+import { spawn } from 'node:child_process';
+import { setTimeout as sleep } from 'node:timers/promises';
+export const handler = async (event: any) => {
+  if (event?.orphan) spawn('/bin/sh', ['-c', 'trap "" TERM; sleep 600'], { detached: true }).unref();
+  await sleep(event?.ms ?? 0);
+  return 'done';
+};`;
+
+test('all containers end with a killed host; the next one starts at once and leaves nothing', async () => {
+  const inventory = takeInventory();
+  const first = await startHost();
+  await first.deploy({ manifest: { name: 'f' }, 'handler.ts': source });
+  await first.call('f', { orphan: true });
+  void first.call('f', { ms: 60_000 }).catch(() => undefined);
+  await sleep(100);
+  const processes = descendantsOf(first.pid);
+  assert.ok(processes.length >= 6, `${processes.length} processes`);
+  await first.kill();
+  const left = (): number[] =>
+    processes.map(({ pid }) => pid).filter((pid) => descendantsOrSelf(pid).length > 0);
+  await waitFor('every process is gone', () => left().length === 0, { timeoutMs: 5000 });
+
+  const startedAt = performance.now();
+  const second = await startHost({ config: first.config });
+  const tookMs = performance.now() - startedAt;
+  assert.ok(tookMs < 10_000, `it took ${tookMs} ms`);
+  const reply = await second.call('f', {});
+  assert.equal(reply.json<string>(), 'done');
+  await second.stop();
+  await assertNothingLeft(inventory);
+});
+
+test('killed again and again while it starts, a host still comes up', async () => {
+  const inventory = takeInventory();
+  let host = await startHost();
+  await host.deploy({ manifest: { name: 'f' }, 'handler.ts': source });
+  for (let death = 0; death < 3; death++) {
+    await host.kill();
+    host = await startHost({ config: host.config });
+    assert.equal((await host.call('f', {})).json<string>(), 'done');
+  }
+  await host.stop();
+  await assertNothingLeft(inventory);
+});
+
+function descendantsOrSelf(pid: number): number[] {
+  try {
+    process.kill(pid, 0);
+    return [pid];
+  } catch {
+    return descendantsOf(pid).map((one) => one.pid);
+  }
+}
