@@ -70,7 +70,8 @@ export const handler: Handler<ProbeRequest> = async (request) => {
     case 'read':
       return readFileSync(request.path, 'utf8');
     case 'write':
-      return writeFileSync(request.path, request.text);
+      writeFileSync(request.path, request.text);
+      return true;
     case 'stat': {
       const { uid, gid, mode, nlink } = statSync(request.path);
       return { uid, gid, mode, nlink };
