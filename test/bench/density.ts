@@ -6,6 +6,7 @@ import { Scratch } from './scratch.ts';
 export async function measureDensity({ quick, progress }: Options): Promise<Measured> {
   const count = quick ? 80 : 500;
   const edge = quick ? 5 : 50;
+  const idleMs = quick ? 0 : 12_000;
   using scratch = new Scratch();
   await using opened = new AsyncDisposableStack();
   progress('Opening an engine');
@@ -17,14 +18,14 @@ export async function measureDensity({ quick, progress }: Options): Promise<Meas
     opened,
   });
   progress(`Starting ${count} instances and leaving them idle`);
-  const { startMs, pssMB, machineMB, teardownMs } = await worker.ask('density', { count });
+  const { startMs, pssMB, machineMB, teardownMs } = await worker.ask('density', { count, idleMs });
   const mean = pssMB.reduce((sum, one) => sum + one, 0) / pssMB.length;
   const ratio = median(startMs.slice(-edge)) / median(startMs.slice(0, edge));
   return {
     rows: [
       rowOf('pss-per-instance', 'MB', pssMB, {
         mean: Number(mean.toPrecision(4)),
-        note: `PID 1 and function together; mean ${mean.toFixed(2)} MB`,
+        note: `PID 1 and function together, after ${idleMs / 1000} s; mean ${mean.toFixed(2)} MB`,
       }),
       rowOf('machine-memory-per-instance', 'MB', [machineMB], {
         note: 'what the whole machine had less of: page tables, mounts, namespaces included',

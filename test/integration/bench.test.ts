@@ -1,0 +1,80 @@
+/** The benches run and say what they are to say; how fast it was is not judged here. */
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, test } from 'node:test';
+import { assertNothingLeft, takeInventory } from '../support/leak-check.ts';
+
+interface Report {
+  scenario: string;
+  machine: Record<string, unknown>;
+  rows: { name: string; unit: string; p50: number; p95: number; p99: number; n: number }[];
+  ratios: Record<string, number>;
+}
+
+const bench = join(import.meta.dirname, '../bench/bench.ts');
+const compared = new Set(['bwrap+node', 'runc+node', 'crun+node']);
+const inventory = takeInventory({ prefix: 'hatch-bench' });
+let directory = '';
+
+before(() => {
+  directory = mkdtempSync(join(tmpdir(), 'hatch-test-bench-'));
+});
+
+after(async () => {
+  rmSync(directory, { recursive: true });
+  await assertNothingLeft(inventory);
+});
+
+const expected: Record<string, { rows: Record<string, string>; ratios: string[] }> = {
+  start: {
+    rows: Object.fromEntries(
+      'parked forked booted node bwrap+node runc+node crun+node parked-spaced forked-spaced'
+        .split(' ')
+        .map((name) => [name, 'ms']),
+    ),
+    ratios: ['parked-spaced/parked', 'forked-spaced/forked'],
+  },
+  call: {
+    rows: { call: 'ms', echo: 'ms', 'call-throughput': 'calls/s', 'echo-throughput': 'calls/s' },
+    ratios: ['call-p50/echo-p50', 'call-throughput/echo-throughput'],
+  },
+  density: { rows: { 'pss-per-instance': 'MB' }, ratios: ['last-50/first-50'] },
+  burst: { rows: { 'last-reply': 'ms', 'starts-per-second': '1/s' }, ratios: [] },
+};
+
+for (const [scenario, { rows, ratios }] of Object.entries(expected))
+  test(`bench ${scenario} writes its rows and ratios`, () => {
+    const report = run(scenario);
+    assert.equal(report.scenario, scenario);
+    assert.equal(typeof report.machine['kernel'], 'string');
+    for (const [name, unit] of Object.entries(rows)) {
+      const row = report.rows.find((one) => one.name === name);
+      assert.ok(row, `there is no row "${name}"`);
+      assert.equal(row.unit, unit);
+      // What is compared need not be installed; ours has to be measured.
+      if (row.n === 0 && compared.has(name)) continue;
+      assert.ok(row.n > 0, `"${name}" was not measured`);
+      assert.ok(row.p50 > 0 && row.p50 <= row.p95 && row.p95 <= row.p99, JSON.stringify(row));
+    }
+    for (const name of ratios) assert.ok((report.ratios[name] ?? 0) > 0, `no ratio "${name}"`);
+  });
+
+test('an unknown scenario is refused with the usage', () => {
+  const { status, stderr } = spawnSync(process.execPath, [bench, 'speed'], { encoding: 'utf8' });
+  assert.equal(status, 2);
+  assert.match(stderr, /Usage: npm run bench -- start\|call\|density\|burst\|all/);
+});
+
+function run(scenario: string): Report {
+  const file = join(directory, `${scenario}.json`);
+  const { status, stdout, stderr } = spawnSync(
+    process.execPath,
+    [bench, scenario, '--quick', '--json', file],
+    { encoding: 'utf8', timeout: 120_000 },
+  );
+  assert.equal(status, 0, `${stdout}${stderr}`);
+  return JSON.parse(readFileSync(file, 'utf8')) as Report;
+}
