@@ -1,4 +1,5 @@
 /** What the parts of a container's start hand to each other. */
+import type { LibuvFds } from './inherited-fds.ts';
 import type { ContainerIdentity, FdRole, ZygoteSetup } from '../host/protocol/zygote.ts';
 
 export interface ContainerStart {
@@ -6,7 +7,7 @@ export interface ContainerStart {
   identity: ContainerIdentity;
   fds: Map<FdRole, number[]>;
   /** Descriptors of libuv that a forked child must keep. */
-  libuvFds: readonly number[];
+  libuv: LibuvFds;
   /** When the zygote took the request. */
   startNs: number;
 }

@@ -4,6 +4,13 @@
  */
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { defaultLoopFd } from '../host/sys/fork.ts';
+import { closeAllBut, replaceWithEventFd } from '../host/sys/process.ts';
+
+/** In a child: closes all that is inherited but what libuv and the caller need. */
+export function closeInherited(libuv: LibuvFds, keep: readonly number[]): void {
+  closeAllBut([...keep, ...libuv.own, ...libuv.threads]);
+  replaceWithEventFd(libuv.threads);
+}
 
 /** What each descriptor of this process refers to, as /proc tells: `pipe:[123]`. */
 export function describeFds(): Map<number, string> {
@@ -16,6 +23,13 @@ export function describeFds(): Map<number, string> {
     }
   }
   return links;
+}
+
+export interface LibuvFds {
+  /** Kept: the default loop's, and the lock on signal delivery. */
+  own: readonly number[];
+  /** Kept as numbers, with something harmless behind them. */
+  threads: readonly number[];
 }
 
 /**
@@ -32,6 +46,17 @@ export function findLoopFds(): number[] {
   );
   const signalPipe = [...links].filter(([, link]) => pipes.has(link)).map(([fd]) => fd);
   return [...new Set([epollFd, ...watched, ...signalPipe])];
+}
+
+/**
+ * In the parent: the eventfds of Node's own threads. A child has none of these threads, but V8 still
+ * wakes them, in a garbage collection say, and libuv aborts when it can't: so each child puts
+ * eventfds of its own in their place.
+ */
+export function findThreadFds(loopFds: readonly number[]): number[] {
+  return [...describeFds()]
+    .filter(([fd, link]) => link === 'anon_inode:[eventfd]' && !loopFds.includes(fd))
+    .map(([fd]) => fd);
 }
 
 /**

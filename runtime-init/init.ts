@@ -8,16 +8,18 @@ import type { InitCommand, InitMessage } from '../host/protocol/zygote.ts';
 import { adoptEventLoop, exitNow, reapChild } from '../host/sys/fork.ts';
 import { isErrno } from '../host/sys/errors.ts';
 import {
-  closeAllBut,
   openSignalFd,
+  restoreSignal,
   sendSignal,
   signalInfoBytes,
   waitReadable,
 } from '../host/sys/process.ts';
 import { fdFor, type ContainerStart } from './container-start.ts';
+import { closeInherited } from './inherited-fds.ts';
 import { dropPrivileges } from './privileges.ts';
 
 const SIGKILL = 9;
+const SIGSEGV = 11;
 const SIGTERM = 15;
 const SIGCHLD = 17;
 /** What the function left running gets this long to end by itself. */
@@ -26,12 +28,14 @@ const graceMs = 100;
 const functionPid = 2;
 
 /** Never returns. */
-export function runInit({ setup, identity, fds, libuvFds }: ContainerStart): never {
+export function runInit({ setup, identity, fds, libuv }: ContainerStart): never {
   const control = fdFor(fds, 'control');
   const userNamespace = fdFor(fds, 'userNamespace');
-  closeAllBut([control, userNamespace, ...libuvFds]);
+  closeInherited(libuv, [control, userNamespace]);
   // The loop never runs, but V8's garbage collector wakes it, and libuv aborts when it cannot.
   adoptEventLoop();
+  // Node's own handler would return into the fault for ever: the kernel spares PID 1 the default.
+  restoreSignal(SIGSEGV);
   const signals = openSignalFd();
   dropPrivileges({ userNamespace, identity, seccomp: Buffer.from(setup.seccomp, 'base64') });
   tell(control, { type: 'running' });

@@ -22,7 +22,6 @@ import {
 } from '../host/sys/mount.ts';
 import {
   changeDirectoryTo,
-  closeAllBut,
   currentPid,
   duplicateTo,
   resource,
@@ -32,6 +31,7 @@ import {
 } from '../host/sys/process.ts';
 import { receiveMessage } from '../host/sys/socket.ts';
 import { fdFor, type ContainerStart } from './container-start.ts';
+import { closeInherited } from './inherited-fds.ts';
 import { dropPrivileges } from './privileges.ts';
 import { FunctionServer, rehearseFunction } from './serve.ts';
 
@@ -44,11 +44,11 @@ type Mounts = [directory: string, mountFd: number][];
 
 /** Returns when the function is loaded, into the event loop that then serves its calls. */
 export function park(container: ContainerStart, parkSteps: Step[]): void {
-  const { setup, fds, libuvFds } = container;
+  const { setup, fds, libuv } = container;
   const invoke = fdFor(fds, 'invoke');
   const userNamespace = fdFor(fds, 'userNamespace');
   const start = nowNs();
-  closeAllBut([invoke, userNamespace, ...libuvFds]);
+  closeInherited(libuv, [invoke, userNamespace]);
   adoptEventLoop();
   renewRandomness();
   const mounts = makeMounts(setup.tmpfsBytes);

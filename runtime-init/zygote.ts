@@ -22,7 +22,7 @@ import { pipe, receiveMessage, sendMessage } from '../host/sys/socket.ts';
 import { startContainer } from './container.ts';
 import { groupByRole } from './container-start.ts';
 import { testForking } from './fork-test.ts';
-import { findLoopFds } from './inherited-fds.ts';
+import { findLoopFds, findThreadFds, type LibuvFds } from './inherited-fds.ts';
 import { warmUp } from './warm.ts';
 
 const socketFd = 3;
@@ -47,11 +47,12 @@ export async function runZygote(): Promise<void> {
   // From here on ended containers vanish without a wait: their exit reaches the host another way.
   ignoreSignal(SIGCHLD);
   answer({ id: 0, pid: process.pid, steps: [] });
-  serveUntilForked(setup, [...findLoopFds(), ...signalLock]);
+  const loop = findLoopFds();
+  serveUntilForked(setup, { own: [...loop, ...signalLock], threads: findThreadFds(loop) });
 }
 
 /** Returns in a child only; the zygote itself leaves when the host closes the socket. */
-function serveUntilForked(setup: ZygoteSetup, libuvFds: readonly number[]): void {
+function serveUntilForked(setup: ZygoteSetup, libuv: LibuvFds): void {
   const ownPidNamespace = openOwnNamespace('pid');
   const ownNetworkNamespace = openOwnNamespace('net');
   for (;;) {
@@ -69,7 +70,7 @@ function serveUntilForked(setup: ZygoteSetup, libuvFds: readonly number[]): void
             setup,
             identity: request.container,
             fds: byRole,
-            libuvFds,
+            libuv,
             startNs: start,
           });
           return;

@@ -82,6 +82,7 @@ const fcntlCall = syscall<[number, number, number]>(
   'int fcntl(int fd, int command, long argument)',
 );
 const fchdirCall = syscall<[number]>('int fchdir(int fd)');
+const eventfdCall = syscall<[number, number]>('int eventfd(unsigned int count, int flags)');
 const setsidCall = trySyscall<[]>('int setsid()');
 const umaskCall = syscall<[number]>('int umask(int mask)');
 const killCall = trySyscall<[number, number]>('int kill(int pid, int signal)');
@@ -188,6 +189,14 @@ export function closeAllBut(keep: readonly number[]): void {
 /** Makes `to` a copy of `from`; the copy stays open across exec. */
 export function duplicateTo(from: number, to: number): void {
   dup2Call(from, to);
+}
+
+/** Puts one new eventfd of our own in place of each: writing to them then concerns nobody else. */
+export function replaceWithEventFd(fds: readonly number[]): void {
+  const EFD_CLOEXEC_NONBLOCK = 0o2000000 | 0o4000;
+  const own = eventfdCall(0, EFD_CLOEXEC_NONBLOCK);
+  for (const fd of fds) dup2Call(own, fd);
+  closeRangeCall(own, own, 0);
 }
 
 /** A copy of a descriptor at the lowest free number from `least` up, close-on-exec. */
