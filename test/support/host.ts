@@ -176,6 +176,11 @@ export class TestHost {
     return new ControlClient(this.connection);
   }
 
+  /** Null while it runs, or when a signal ended it. */
+  get exitCode(): number | null {
+    return this.#process.exitCode;
+  }
+
   /** Everything that it wrote to its standard output and error. */
   get output(): string {
     return this.#output;
