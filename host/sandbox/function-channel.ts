@@ -165,10 +165,14 @@ export class FunctionChannel {
       case frameType.parked:
         this.#settleParked.resolve(decodeSteps(frame));
         return;
-      case frameType.ready:
+      case frameType.ready: {
+        const steps = decodeSteps(frame);
+        // One that was assigned before it had parked reports all its steps here.
+        this.#settleParked.resolve([]);
         this.#loaded = true;
-        this.#settleReady?.resolve(decodeSteps(frame));
+        this.#settleReady?.resolve(steps);
         return;
+      }
       case frameType.failed:
         this.#onFailed(toError(decodeJson<Failed>(frame)));
         return;
