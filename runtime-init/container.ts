@@ -54,7 +54,7 @@ function enterNamespaces({ identity, fds, startNs }: ContainerStart): Step[] {
     steps.push({ name, startNs: last, endNs: now });
     last = now;
   };
-  finish('fork');
+  finish('init');
   const stdout = fdFor(fds, 'stdout');
   duplicateTo(stdout, 1);
   duplicateTo(stdout, 2);

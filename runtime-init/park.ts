@@ -2,7 +2,7 @@
  * The function process before it has a function: everything that needs no function is done, then it
  * blocks until the host sends one, with a root to live in.
  */
-import { closeSync, constants, openSync, writeSync } from 'node:fs';
+import { closeSync, constants, openSync } from 'node:fs';
 import { nowNs } from '../host/base/clock.ts';
 import { messageOf } from '../host/base/errors.ts';
 import type { Step } from '../host/base/channels.ts';
@@ -32,6 +32,7 @@ import {
 import { receiveMessage } from '../host/sys/socket.ts';
 import { fdFor, type ContainerStart } from './container-start.ts';
 import { closeInherited } from './inherited-fds.ts';
+import { sendToHost } from './output.ts';
 import { dropPrivileges } from './privileges.ts';
 import { FunctionServer, rehearseFunction } from './serve.ts';
 
@@ -47,7 +48,7 @@ export function park(container: ContainerStart, parkSteps: Step[]): void {
   const { setup, fds, libuv } = container;
   const invoke = fdFor(fds, 'invoke');
   const userNamespace = fdFor(fds, 'userNamespace');
-  const start = nowNs();
+  const forkedNs = nowNs();
   closeInherited(libuv, [invoke, userNamespace]);
   adoptEventLoop();
   renewRandomness();
@@ -55,19 +56,37 @@ export function park(container: ContainerStart, parkSteps: Step[]): void {
   takeIdentity(setup);
   const seccomp = Buffer.from(setup.seccomp, 'base64');
   const server = new FunctionServer(invoke);
-  const steps = [...parkSteps, { name: 'renew', startNs: start, endNs: nowNs() }];
-  writeSync(invoke, encodeJsonFrame(frameType.parked, 0, { steps }));
-  // With time to spare, the pages that a start touches are made our own before there is one.
-  if (waitReadable([invoke], 0).length === 0) rehearseFunction();
+  const namespacesNs = parkSteps.at(-1)?.endNs ?? forkedNs;
+  let steps = [
+    ...parkSteps,
+    { name: 'fork', startNs: namespacesNs, endNs: forkedNs },
+    { name: 'renew', startNs: forkedNs, endNs: nowNs() },
+  ];
+  // With a function there already, its start reports these steps; else somebody waits for them.
+  if (waitReadable([invoke], 0).length === 0) {
+    sendToHost(encodeJsonFrame(frameType.parked, 0, { steps }));
+    steps = [];
+    // There is time: the pages that a start touches are made our own before there is one.
+    rehearseFunction();
+  }
 
   const assigned = waitForFunction(invoke);
   if (assigned === undefined) exitNow(0);
   const { specialisation, rootFd } = assigned;
   try {
-    specialise({ container, specialisation, rootFd, mounts, userNamespace, seccomp, server });
+    specialise({
+      container,
+      specialisation,
+      rootFd,
+      mounts,
+      userNamespace,
+      seccomp,
+      server,
+      steps,
+    });
   } catch (error) {
     const failed = { code: 'host.start_failed', message: messageOf(error) };
-    writeSync(invoke, encodeJsonFrame(frameType.failed, 0, failed));
+    sendToHost(encodeJsonFrame(frameType.failed, 0, failed));
     exitNow(1);
   }
 }
@@ -120,6 +139,8 @@ interface Assignment {
   userNamespace: number;
   seccomp: Buffer;
   server: FunctionServer;
+  /** What it took so far, as far as nobody was told. */
+  steps: Step[];
 }
 
 function specialise(assignment: Assignment): void {
@@ -132,6 +153,7 @@ function specialise(assignment: Assignment): void {
   dropPrivileges({ userNamespace, identity: container.identity, seccomp });
   unblockAllSignals();
   server.load(specialisation, [
+    ...assignment.steps,
     { name: 'rootfs', startNs, endNs: rootedNs },
     { name: 'drop', startNs: rootedNs, endNs: nowNs() },
   ]);

@@ -15,7 +15,6 @@ import { exitNow } from '../host/sys/fork.ts';
 import { CallContext } from './context.ts';
 import { currentCall, connectToHost, sendToHost } from './output.ts';
 import { CallFailure, decodeEvent, encodeResult } from './payload.ts';
-import { installStackTraces } from './stack-traces.ts';
 
 /** More of a message or a stack helps nobody. */
 const errorCharsMax = 32_768;
@@ -32,8 +31,6 @@ export class FunctionServer {
     this.#socket.on('error', () => exitNow(1));
     this.#socket.on('close', () => exitNow(0));
     connectToHost(socketFd);
-    installStackTraces();
-    leaveThroughExitNow();
   }
 
   /**
@@ -160,7 +157,7 @@ function textOf(value: unknown): string {
  * leaves uncaught ends it, as it would in any Node.js program; the host hears why first, and tells
  * all calls under way.
  */
-function leaveThroughExitNow(): void {
+export function leaveThroughExitNow(): void {
   const reallyExit = (code?: number | string): never => exitNow(Number(code ?? 0) & 0xff);
   Object.assign(process, { reallyExit, abort: () => exitNow(134) });
   process.on('uncaughtException', (error) => {

@@ -17,6 +17,8 @@ import { CallContext } from './context.ts';
 import { currentCall, installOutput } from './output.ts';
 import { decodeEvent, encodeResult } from './payload.ts';
 import { rehearseStart } from './rehearse-start.ts';
+import { leaveThroughExitNow } from './serve.ts';
+import { installStackTraces } from './stack-traces.ts';
 
 /** Loading them costs the zygote some memory, once; a child pays nothing for what it never uses. */
 const builtIns = [
@@ -66,6 +68,8 @@ export async function warmUp(setup: ZygoteSetup): Promise<void> {
   try {
     silenceWarnings();
     installOutput();
+    installStackTraces();
+    leaveThroughExitNow();
     const require = createRequire('/hatch/');
     for (const name of builtIns) require(`node:${name}`);
     // These load undici and the other web interfaces, which Node makes when first touched.

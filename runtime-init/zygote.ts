@@ -17,12 +17,12 @@ import {
   unshare,
 } from '../host/sys/namespace.ts';
 import { blockAllSignals, ignoreSignal, setResourceLimit } from '../host/sys/process.ts';
-import { becomeSessionLeader, resource } from '../host/sys/process.ts';
-import { pipe, receiveMessage, sendMessage } from '../host/sys/socket.ts';
+import { becomeSessionLeader, resource, waitReadable } from '../host/sys/process.ts';
+import { pipe, receiveMessage, sendMessage, socketPair } from '../host/sys/socket.ts';
 import { startContainer } from './container.ts';
 import { groupByRole } from './container-start.ts';
 import { testForking } from './fork-test.ts';
-import { findLoopFds, findThreadFds, type LibuvFds } from './inherited-fds.ts';
+import { findLoopFds, findThreadFds, closeInherited, type LibuvFds } from './inherited-fds.ts';
 import { warmUp } from './warm.ts';
 
 const socketFd = 3;
@@ -51,46 +51,96 @@ export async function runZygote(): Promise<void> {
   serveUntilForked(setup, { own: [...loop, ...signalLock], threads: findThreadFds(loop) });
 }
 
+/** A PID 1 that waits, in a pid namespace of its own, for what it is to become. */
+interface SpareInit {
+  pid: number;
+  pidFd: number;
+  socketFd: number;
+}
+
+/**
+ * Namespaces are pooled, and a pid namespace lives by its PID 1: so many are kept, forked when there
+ * is nothing else to do. The function's own process is forked when it is asked for.
+ */
+const spareInitsMax = 2;
+
 /** Returns in a child only; the zygote itself leaves when the host closes the socket. */
 function serveUntilForked(setup: ZygoteSetup, libuv: LibuvFds): void {
-  const ownPidNamespace = openOwnNamespace('pid');
-  const ownNetworkNamespace = openOwnNamespace('net');
+  const own = { pid: openOwnNamespace('pid'), network: openOwnNamespace('net') };
+  const spares: SpareInit[] = [];
   for (;;) {
+    if (spares.length < spareInitsMax && waitReadable([socketFd], 0).length === 0) {
+      const spare = forkInit(own.pid, setup, libuv);
+      if (spare === undefined) return;
+      spares.push(spare);
+      continue;
+    }
     const received = nextRequest();
     if (received === undefined) exitNow(0);
     const { request, fds } = received;
+    const startNs = nowNs();
     try {
       if (request.type === 'fork') {
-        const start = nowNs();
-        unshare(namespaceFlag.pid);
-        const pid = fork();
-        if (pid === 0) {
-          const byRole = groupByRole(request.fds, fds);
-          startContainer({
-            setup,
-            identity: request.container,
-            fds: byRole,
-            libuv,
-            startNs: start,
-          });
-          return;
-        }
-        joinNamespace(ownPidNamespace, namespaceFlag.pid);
-        answerWithFd(openPidFd(pid), {
-          id: request.id,
-          pid,
-          steps: [{ name: 'fork', startNs: start, endNs: nowNs() }],
-        });
+        const init = spares.shift() ?? forkInit(own.pid, setup, libuv);
+        if (init === undefined) return;
+        handOver(init, { request, startNs }, fds);
       } else if (request.type === 'userNamespace') {
         answerWithFd(makeUserNamespace(request), { id: request.id, steps: [] });
       } else {
-        answerWithFd(makeNetworkNamespace(ownNetworkNamespace), { id: request.id, steps: [] });
+        answerWithFd(makeNetworkNamespace(own.network), { id: request.id, steps: [] });
       }
     } catch (error) {
       answer({ id: request.id, error: messageOf(error) });
     }
     for (const fd of fds) closeSync(fd);
   }
+}
+
+/** Undefined in the child, once it has become a container's function process. */
+function forkInit(
+  ownPidNamespace: number,
+  setup: ZygoteSetup,
+  libuv: LibuvFds,
+): SpareInit | undefined {
+  const [near, far] = socketPair('seqpacket');
+  unshare(namespaceFlag.pid);
+  const pid = fork();
+  if (pid === 0) {
+    // The other spares' sockets too, or those would outlive the zygote.
+    closeInherited(libuv, [far]);
+    becomeContainer(far, setup, libuv);
+    return undefined;
+  }
+  joinNamespace(ownPidNamespace, namespaceFlag.pid);
+  closeSync(far);
+  return { pid, pidFd: openPidFd(pid), socketFd: near };
+}
+
+interface HandOver {
+  request: Extract<ZygoteRequest, { type: 'fork' }>;
+  startNs: number;
+}
+
+function handOver(init: SpareInit, work: HandOver, fds: readonly number[]): void {
+  try {
+    sendMessage(init.socketFd, Buffer.from(JSON.stringify(work)), fds);
+  } catch (error) {
+    closeSync(init.pidFd);
+    throw error;
+  } finally {
+    closeSync(init.socketFd);
+  }
+  answerWithFd(init.pidFd, { id: work.request.id, pid: init.pid, steps: [] });
+}
+
+function becomeContainer(socket: number, setup: ZygoteSetup, libuv: LibuvFds): void {
+  const message = receiveMessage(socket);
+  // The zygote is gone, and nobody was promised this one.
+  if (message === undefined) exitNow(0);
+  closeSync(socket);
+  const { request, startNs } = JSON.parse(message.bytes.toString()) as HandOver;
+  const fds = groupByRole(request.fds, message.fds);
+  startContainer({ setup, identity: request.container, fds, libuv, startNs });
 }
 
 function nextRequest(): Request | undefined {

@@ -45,7 +45,7 @@ const nodeArguments = [
   // The first condition of a fork that lives; the second and third are host/sys/fork.ts.
   '--single-threaded',
   '--disable-sigusr1',
-  '--no-lazy',
+  // What was compiled while it warmed up stays compiled.
   '--no-flush-bytecode',
   '--disable-warning=ExperimentalWarning',
   '/hatch/runtime-init.cjs',
