@@ -86,9 +86,10 @@ export function enter(
   pid: number,
   namespaces: string[],
   command: string[],
+  options: { input?: string } = {},
 ): SpawnSyncReturns<string> {
   const args = ['--target', String(pid), ...namespaces, '--', ...command];
-  return spawnSync('nsenter', args, { encoding: 'utf8' });
+  return spawnSync('nsenter', args, { encoding: 'utf8', ...options });
 }
 
 /** As `enter`, and fails the test when the command does. */
