@@ -1,0 +1,103 @@
+/** What fork hands down from the zygote is renewed or gone before a function runs. */
+import assert from 'node:assert/strict';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { test } from 'node:test';
+import type { RunResult } from '../functions/probe/handler.ts';
+import { processesOf, startProbe } from '../support/containers.ts';
+import { hostForFile } from '../support/file-host.ts';
+
+const getHost = hostForFile();
+
+test('1 no open descriptor leads out of an instance or into another', async () => {
+  const host = getHost();
+  const probes = await Promise.all(['fds-a', 'fds-b'].map((name) => startProbe(host, name)));
+  const families = probes.map(({ instanceId }) =>
+    processesOf(host, instanceId).map(({ hostPid }) => openThings(hostPid)),
+  );
+  const harmless = /^(pipe|socket):\[\d+\]$|^anon_inode:\[(eventpoll|eventfd|signalfd)\]|\/null$/;
+  for (const things of families.flat()) {
+    assert.ok(things.size > 3);
+    for (const [fd, thing] of things) assert.match(thing, harmless, `descriptor ${fd}`);
+  }
+  // Pipes and counters by their ids: none is open in another container, or in a process of ours.
+  const ids = families.map((family) => identifiable(family));
+  const others = [zygoteOf(host.pid), host.pid].map((pid) => identifiable([openThings(pid)]));
+  for (const [index, own] of ids.entries()) {
+    assert.ok(own.length >= 4, own.join(' '));
+    // The host holds the other ends: of the sockets, which have inodes of their own, and of the
+    // output's pipe, which has not.
+    const shared = own.filter((id) =>
+      [...others, ...ids.filter((_ids, other) => other !== index)].flat().includes(id),
+    );
+    assert.deepEqual(
+      shared.filter((id) => id !== outputOf(probes[index]?.functionPid ?? 0)),
+      [],
+    );
+  }
+});
+
+type Things = Map<string, string>;
+
+function openThings(pid: number): Things {
+  const things: Things = new Map();
+  for (const fd of readdirSync(`/proc/${pid}/fd`)) {
+    const link = readlinkSync(`/proc/${pid}/fd/${fd}`);
+    const info = readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'utf8');
+    const id = /^eventfd-id:\s*(\d+)/m.exec(info)?.[1];
+    things.set(fd, id === undefined ? link : `${link}${id}`);
+  }
+  return things;
+}
+
+function identifiable(family: Things[]): string[] {
+  const all = family.flatMap((things) => [...things.values()]);
+  return all.filter((thing) => /^(pipe|socket):|eventfd\]\d/.test(thing));
+}
+
+function outputOf(pid: number): string {
+  return readlinkSync(`/proc/${pid}/fd/1`);
+}
+
+function zygoteOf(hostPid: number): number {
+  const children = readFileSync(`/proc/${hostPid}/task/${hostPid}/children`, 'utf8').trim();
+  const zygote = children
+    .split(' ')
+    .map(Number)
+    .find((pid) => readFileSync(`/proc/${pid}/cmdline`, 'utf8').startsWith('hatch-zygote'));
+  assert.ok(zygote !== undefined, children);
+  return zygote;
+}
+
+test('1 environment, signals, limits, groups and directory are its own', async () => {
+  const name = 'renewed';
+  const probe = await startProbe(getHost(), name, { env: { OWN: 'variable' } });
+  const { stdout } = await probe.ask<RunResult>({ do: 'run', command: ['env'] });
+  const names = stdout
+    .trim()
+    .split('\n')
+    .map((line) => line.split('=')[0] ?? '')
+    .toSorted();
+  assert.deepEqual(names, [
+    'HATCH_FUNCTION_NAME',
+    'HATCH_FUNCTION_VERSION',
+    'HOME',
+    'LANG',
+    'OWN',
+    'PATH',
+    'TMPDIR',
+  ]);
+  const status = await probe.ask<string>({ do: 'read', path: '/proc/self/status' });
+  const field = (key: string) => new RegExp(`^${key}:\\t(.*)$`, 'm').exec(status)?.[1];
+  assert.deepEqual(
+    { blocked: field('SigBlk'), groups: field('Groups')?.trim(), mask: field('Umask') },
+    { blocked: '0000000000000000', groups: '', mask: '0022' },
+  );
+  const limits = await probe.ask<string>({ do: 'read', path: '/proc/self/limits' });
+  assert.match(limits, /^Max open files +1024 +1024 /m);
+  assert.match(limits, /^Max core file size +0 +0 /m);
+  assert.equal(readlinkSync(`/proc/${probe.functionPid}/cwd`), '/function');
+  assert.equal(readlinkSync(`/proc/${probe.functionPid}/root`), '/');
+  // Others of the same user may not look into it.
+  const looking = probe.ask({ do: 'read', path: '/proc/1/environ' });
+  await assert.rejects(looking, /EACCES/);
+});
