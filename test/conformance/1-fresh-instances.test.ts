@@ -1,4 +1,4 @@
-/** A thousand instances, forked from one process, have nothing in common that should be their own. */
+/** A thousand instances, forked from one process, share nothing that should be their own. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { Secrets } from '../functions/probe/handler.ts';

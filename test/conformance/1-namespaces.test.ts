@@ -1,4 +1,4 @@
-/** An instance sees its own processes, mounts, network, IPC, names and control groups, no others. */
+/** An instance sees its own processes, mounts, network, IPC, names and groups, no others. */
 import assert from 'node:assert/strict';
 import { execFile, execFileSync, spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';

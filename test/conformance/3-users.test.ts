@@ -137,7 +137,7 @@ test('3.4 a set-user-id file gives a function nothing', async () => {
   }
 });
 
-test('3.4 without nosuid and no_new_privs it gives container root, and never host root', async () => {
+test('3.4 without nosuid and no_new_privs it gives container root, never host root', async () => {
   const probe = await startProbe(getHost(), 'suid-open');
   const { functionPid } = probe;
   const base = uidBaseOf(functionPid);

@@ -1,4 +1,4 @@
-/** What a function may ask of the kernel, tried from inside, call by call; and that it has no rights. */
+/** What a function may ask of the kernel, call by call; and that it has no other rights. */
 import assert from 'node:assert/strict';
 import process from 'node:process';
 import { readFileSync } from 'node:fs';

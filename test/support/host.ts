@@ -102,7 +102,7 @@ export class TestHost {
   readonly name: string;
   readonly stateDirectory: string;
   readonly cgroupParent: string;
-  /** What the host was started with: start another with it after `kill` or `stop({ keepState })`. */
+  /** To start another like it, after `kill` or `stop({ keepState })`. */
   readonly config: Partial<HostConfig>;
   readonly pid: number;
   natsUrl = '';
