@@ -1,7 +1,7 @@
 /**
  * Measures us and what one would take instead, in one run, in turns:
  *
- *     npm run bench -- start|call|density|burst|all [--json FILE] [--quick]
+ *     npm run bench -- start|call|density|burst|all [--json FILE] [--markdown FILE] [--quick]
  *
  * Needs root. The ratios are what we quote: absolute times are the machine's.
  */
@@ -10,6 +10,7 @@ import { parseArgs } from 'node:util';
 import { measureBurst } from './burst.ts';
 import { measureCall } from './call.ts';
 import { measureDensity } from './density.ts';
+import { writeIntoDocument } from './markdown.ts';
 import { printReport, writeReport, type Measured, type Options } from './report.ts';
 import { measureStart } from './start.ts';
 import { Worker } from './worker.ts';
@@ -20,7 +21,7 @@ const scenarios: Record<string, (options: Options) => Promise<Measured>> = {
   density: measureDensity,
   burst: measureBurst,
 };
-const usage = `Usage: npm run bench -- ${[...Object.keys(scenarios), 'all'].join('|')} [--json FILE] [--quick]`;
+const usage = `Usage: npm run bench -- ${[...Object.keys(scenarios), 'all'].join('|')} [--json FILE] [--markdown FILE] [--quick]`;
 
 try {
   await main();
@@ -30,7 +31,7 @@ try {
 }
 
 async function main(): Promise<void> {
-  const { scenario, json, quick } = readArguments();
+  const { scenario, json, markdown, quick } = readArguments();
   if (process.getuid?.() !== 0) fail('Run this as root: it starts containers', 1);
   const [load = 0] = loadavg();
   if (load > 0.5 && !quick)
@@ -44,6 +45,7 @@ async function main(): Promise<void> {
     Object.assign(all.ratios, measured.ratios);
   }
   if (json !== undefined) writeReport(json, scenario, all);
+  if (markdown !== undefined) writeIntoDocument(markdown, all);
 }
 
 async function measure(name: string, quick: boolean): Promise<Measured> {
@@ -64,16 +66,28 @@ async function measure(name: string, quick: boolean): Promise<Measured> {
   }
 }
 
-function readArguments(): { scenario: string; json: string | undefined; quick: boolean } {
+interface Arguments {
+  scenario: string;
+  json: string | undefined;
+  /** Replaces the tables in a document. */
+  markdown: string | undefined;
+  quick: boolean;
+}
+
+function readArguments(): Arguments {
   try {
     const { values, positionals } = parseArgs({
-      options: { json: { type: 'string' }, quick: { type: 'boolean', default: false } },
+      options: {
+        json: { type: 'string' },
+        markdown: { type: 'string' },
+        quick: { type: 'boolean', default: false },
+      },
       allowPositionals: true,
     });
     const [scenario = '', ...rest] = positionals;
     const isKnown = scenario === 'all' || Object.hasOwn(scenarios, scenario);
     if (!isKnown || rest.length > 0) fail(usage, 2);
-    return { scenario, json: values.json, quick: values.quick };
+    return { scenario, json: values.json, markdown: values.markdown, quick: values.quick };
   } catch (error) {
     fail(`${error instanceof Error ? error.message : String(error)}\n${usage}`, 2);
   }

@@ -1,0 +1,33 @@
+/** Puts what was measured into a document, between two marks, so that no figure is typed by hand. */
+import { cpus, release } from 'node:os';
+import { readFileSync, writeFileSync } from 'node:fs';
+import type { Measured } from './report.ts';
+
+const begin = '<!-- bench:begin -->';
+const end = '<!-- bench:end -->';
+
+/** @throws Error when the document has no such marks */
+export function writeIntoDocument(file: string, { rows, ratios }: Measured): void {
+  const text = readFileSync(file, 'utf8');
+  const from = text.indexOf(begin);
+  const to = text.indexOf(end);
+  if (from < 0 || to < from) throw new Error(`Mark the place in "${file}": ${begin} and ${end}`);
+  const lines = [
+    begin,
+    '',
+    `${cpus().length} cores of ${cpus()[0]?.model ?? 'a processor'}, Linux ${release()}, Node.js ${process.version}:`,
+    '',
+    '| | p50 | p95 | unit | n |',
+    '|---|---:|---:|---|---:|',
+    ...rows
+      .filter(({ n }) => n > 0)
+      .map(({ name, p50, p95, unit, n }) => `| ${name} | ${p50} | ${p95} | ${unit} | ${n} |`),
+    '',
+    '| ratio | |',
+    '|---|---:|',
+    ...Object.entries(ratios).map(([name, ratio]) => `| ${name} | ${ratio} |`),
+    '',
+    '',
+  ];
+  writeFileSync(file, text.slice(0, from) + lines.join('\n').trimEnd() + `\n\n${text.slice(to)}`);
+}
