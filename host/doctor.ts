@@ -8,14 +8,14 @@ import type { Engine } from './engine.ts';
 /** Everything here was exercised when the host started: a host that lacked one would not run. */
 export function examineHost(engine: Engine): Promise<Check[]> {
   const { zygote, baseImage, layers, pool } = engine;
-  const { mode, pid, forks, generation } = zygote.state;
+  const { mode, reason, pid, forks, generation } = zygote.state;
   const forking: Check =
     mode === 'fork'
       ? ok('fork', `zygote ${pid}, ${forks} forks, generation ${generation}`)
       : {
           name: 'fork',
           status: 'warn',
-          detail: 'this Node.js does not survive a fork: instances are booted, 100 times slower',
+          detail: `${reason}: instances boot a Node.js of their own`,
         };
   const { usedBytes, capacityBytes } = layers.usage;
   return Promise.resolve([

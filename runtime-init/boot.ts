@@ -1,6 +1,98 @@
-export function bootInit(): void {
-  throw new Error('unused');
+/**
+ * The processes of a container that is executed, not forked: PID 1 and the function, each a Node.js
+ * of its own. Both run without rights from their first instruction: whatever needs some was done by
+ * the zygote (`exec-zygote.ts`) or by the command below, before.
+ *
+ * Descriptors of PID 1: 3 control, 4 invoke, 5 what the function is to be, 6 the user namespace, then
+ * the groups to join. Of the function: 3 invoke, 4 what it is to be.
+ */
+import { spawn } from 'node:child_process';
+import { closeSync, readFileSync } from 'node:fs';
+import { encodeJsonFrame, frameType } from '../host/protocol/frame.ts';
+import type { ContainerIdentity, ZygoteSetup } from '../host/protocol/zygote.ts';
+import { exitNow } from '../host/sys/fork.ts';
+import { blockAllSignals, openSignalFd, setDumpable } from '../host/sys/process.ts';
+import { loadSeccompFilter } from '../host/sys/seccomp-filter.ts';
+import type { Assigned } from './exec-zygote.ts';
+import { supervise } from './init.ts';
+import { connectToHost, installOutput, sendToHost } from './output.ts';
+import { verifyDropped } from './privileges.ts';
+import { FunctionServer, leaveThroughExitNow } from './serve.ts';
+import { installStackTraces } from './stack-traces.ts';
+
+export interface Boot {
+  setup: ZygoteSetup;
+  identity: ContainerIdentity;
+  /** How many descriptors of groups there are. */
+  joinCount: number;
 }
+
+const nodePath = '/usr/local/bin/node';
+const runtimePath = '/hatch/runtime-init.cjs';
+const nodeArguments = ['--disable-sigusr1', '--disable-warning=ExperimentalWarning'];
+const securebits = ['noroot', 'no_setuid_fixup', 'keep_caps_locked'];
+
+/**
+ * The command that becomes PID 1. A user namespace can be entered by a process of one thread only,
+ * which a Node.js never is: so small programs of the base image do it first, each executing the next.
+ */
+export function bootCommand({ setup, identity, joinCount }: Boot): [string, ...string[]] {
+  const joinFds = Array.from({ length: joinCount }, (_, index) => 7 + index);
+  const script = [
+    // Each process moves itself: see `container.ts`.
+    ...joinFds.map((fd) => `echo 0 >/proc/self/fd/${fd} && exec ${fd}>&- || exit 125`),
+    'mount -t proc -o nosuid,nodev,noexec proc /proc || exit 125',
+    `ulimit -c 0; ulimit -n ${setup.openFilesMax}`,
+    'exec "$@"',
+  ].join('\n');
+  const { uid, gid } = identity;
+  return [
+    '/bin/busybox',
+    ...['sh', '-c', script, 'sh'],
+    ...['/usr/bin/unshare', '--cgroup'],
+    ...['/bin/busybox', 'nsenter', '-U/proc/self/fd/6', '-S', '0', '-G', '0'],
+    ...['/usr/bin/setpriv', `--reuid=${uid}`, `--regid=${gid}`, '--clear-groups'],
+    ...['--inh-caps=-all', '--ambient-caps=-all', '--bounding-set=-all', '--no-new-privs'],
+    `--securebits=${securebits.map((bit) => `+${bit}`).join(',')}`,
+    // Every thread that Node.js starts must leave signals to PID 1's own loop.
+    ...['/usr/bin/env', '--block-signal'],
+    ...[nodePath, ...nodeArguments, runtimePath, 'boot-init', setup.seccomp],
+  ];
+}
+
+/** PID 1: starts the function process under the filter, then does what every PID 1 does. */
+export function bootInit(): void {
+  const [control, invoke, assign, userNamespace] = [3, 4, 5, 6] as const;
+  closeSync(userNamespace);
+  blockAllSignals();
+  setDumpable(false);
+  loadSeccompFilter(Buffer.from(process.argv[3] ?? '', 'base64'), { allThreads: true });
+  verifyDropped();
+  // Under the filter from its first instruction, so that libuv never meets an io_uring.
+  const child = spawn(nodePath, [...nodeArguments, runtimePath, 'boot-function'], {
+    stdio: ['ignore', 1, 2, invoke, assign],
+  });
+  if (child.pid === undefined) exitNow(127);
+  closeSync(invoke);
+  closeSync(assign);
+  supervise({ control, signals: openSignalFd(), functionPid: child.pid });
+}
+
+/** The function process: waits until its root is in place, then loads the function. */
 export function bootFunction(): void {
-  throw new Error('unused');
+  const [invoke, assign] = [3, 4] as const;
+  verifyDropped();
+  installOutput();
+  installStackTraces();
+  leaveThroughExitNow();
+  connectToHost(invoke);
+  sendToHost(encodeJsonFrame(frameType.parked, 0, { steps: [] }));
+  const text = readFileSync(assign, 'utf8');
+  closeSync(assign);
+  // The zygote could not give it a root, or the host took the container down.
+  if (text === '') exitNow(1);
+  const { specialisation, steps } = JSON.parse(text) as Assigned;
+  Object.assign(process.env, specialisation.env);
+  process.chdir('/function');
+  new FunctionServer(invoke).load(specialisation, steps);
 }

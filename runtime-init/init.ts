@@ -38,21 +38,33 @@ export function runInit({ setup, identity, fds, libuv }: ContainerStart): never 
   restoreSignal(SIGSEGV);
   const signals = openSignalFd();
   dropPrivileges({ userNamespace, identity, seccomp: Buffer.from(setup.seccomp, 'base64') });
+  supervise({ control, signals, functionPid });
+}
+
+export interface Supervision {
+  /** The socket to the host: its end is the container's. */
+  control: number;
+  /** From `openSignalFd`, with all signals blocked in every thread. */
+  signals: number;
+  functionPid: number;
+}
+
+/** What PID 1 does all its life. */
+export function supervise({ control, signals, functionPid }: Supervision): never {
   tell(control, { type: 'running' });
   for (;;) {
     const readable = waitReadable([signals, control], -1);
-    if (readable.includes(signals)) for (const signal of takeSignals(signals)) onSignal(signal);
-    if (readable.includes(control)) onControl(control);
-  }
-
-  function onSignal(signal: number): void {
-    if (signal === SIGCHLD) reapAll(control);
-    else sendSignal(functionPid, signal);
+    if (readable.includes(signals))
+      for (const signal of takeSignals(signals)) {
+        if (signal === SIGCHLD) reapAll(control, functionPid);
+        else sendSignal(functionPid, signal);
+      }
+    if (readable.includes(control)) onControl(control, functionPid);
   }
 }
 
 /** A signal coalesces: one SIGCHLD may stand for any number of ended children. */
-function reapAll(control: number): void {
+function reapAll(control: number, functionPid: number): void {
   for (let ended = reapChild(); ended !== undefined; ended = reapChild()) {
     if (ended.pid !== functionPid) continue;
     const { exitCode, signal } = ended;
@@ -75,7 +87,7 @@ function endRest(): void {
 
 let commandText = '';
 
-function onControl(control: number): void {
+function onControl(control: number, functionPid: number): void {
   const chunk = Buffer.alloc(4096);
   let size = 0;
   try {

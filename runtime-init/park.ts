@@ -41,7 +41,7 @@ const buildDirectory = '/mnt';
 const { noSuid, noDev, noExec } = mountAttribute;
 
 /** Mounts that every container gets, by the directory they belong on. Made while it is parked. */
-type Mounts = [directory: string, mountFd: number][];
+export type Mounts = [directory: string, mountFd: number][];
 
 /** Returns when the function is loaded, into the event loop that then serves its calls. */
 export function park(container: ContainerStart, parkSteps: Step[]): void {
@@ -52,7 +52,7 @@ export function park(container: ContainerStart, parkSteps: Step[]): void {
   closeInherited(libuv, [invoke, userNamespace]);
   adoptEventLoop();
   renewRandomness();
-  const mounts = makeMounts(setup.tmpfsBytes);
+  const mounts = [makeProc(), ...makeMounts(setup.tmpfsBytes)];
   takeIdentity(setup);
   const seccomp = Buffer.from(setup.seccomp, 'base64');
   const server = new FunctionServer(invoke);
@@ -91,6 +91,13 @@ export function park(container: ContainerStart, parkSteps: Step[]): void {
   }
 }
 
+/** Shows the pid namespace of the process that makes it. */
+export function makeProc(): Mounts[number] {
+  const attributes = noSuid | noDev | noExec;
+  return ['proc', createMount({ type: 'proc', options: [], attributes })];
+}
+
+/** The mounts that any process can make for a container. */
 export function makeMounts(tmpfsBytes: number): Mounts {
   const tmpfs = (mode: string): number =>
     createMount({
@@ -102,7 +109,6 @@ export function makeMounts(tmpfsBytes: number): Mounts {
       attributes: noSuid | noDev,
     });
   return [
-    ['proc', createMount({ type: 'proc', options: [], attributes: noSuid | noDev | noExec })],
     // One read-only tmpfs with the few nodes is shared by all containers: it is the zygote's.
     ['dev', cloneMount({ path: '/dev', recursive: false })],
     ['dev/shm', tmpfs('1777')],

@@ -21,7 +21,7 @@ import {
 import { closeAllBut, currentPid, setUmask } from '../host/sys/process.ts';
 import { sendMessage, socketPair } from '../host/sys/socket.ts';
 import { describeFds } from './inherited-fds.ts';
-import { enterRoot, makeMounts, waitForFunction } from './park.ts';
+import { enterRoot, makeMounts, makeProc, waitForFunction } from './park.ts';
 import { verifyDropped } from './privileges.ts';
 import { rehearseFunction } from './serve.ts';
 
@@ -58,7 +58,7 @@ function rehearseNamespaces(setup: ZygoteSetup): void {
   renewRandomness();
   const rootFd = createMount({ type: 'tmpfs', options: [], attributes: 0 });
   for (const directory of ['proc', 'dev', 'tmp']) mkdirSync(`/proc/self/fd/${rootFd}/${directory}`);
-  enterRoot(rootFd, makeMounts(setup.tmpfsBytes));
+  enterRoot(rootFd, [makeProc(), ...makeMounts(setup.tmpfsBytes)]);
   currentPid();
   try {
     verifyDropped();

@@ -6,16 +6,9 @@
 import { closeSync, openSync, readSync, writeFileSync } from 'node:fs';
 import { nowNs } from '../host/base/clock.ts';
 import { messageOf } from '../host/base/errors.ts';
-import type { Step } from '../host/base/channels.ts';
-import type { ZygoteAnswer, ZygoteRequest, ZygoteSetup } from '../host/protocol/zygote.ts';
+import type { ZygoteHello, ZygoteRequest, ZygoteSetup } from '../host/protocol/zygote.ts';
 import { exitNow, fork, makeForkable, openPidFd } from '../host/sys/fork.ts';
-import {
-  bringLoopbackUp,
-  joinNamespace,
-  namespaceFlag,
-  openOwnNamespace,
-  unshare,
-} from '../host/sys/namespace.ts';
+import { joinNamespace, namespaceFlag, openOwnNamespace, unshare } from '../host/sys/namespace.ts';
 import { blockAllSignals, ignoreSignal, setResourceLimit } from '../host/sys/process.ts';
 import { becomeSessionLeader, resource, waitReadable } from '../host/sys/process.ts';
 import { pipe, receiveMessage, sendMessage, socketPair } from '../host/sys/socket.ts';
@@ -23,30 +16,34 @@ import { startContainer } from './container.ts';
 import { groupByRole } from './container-start.ts';
 import { testForking } from './fork-test.ts';
 import { findLoopFds, findThreadFds, closeInherited, type LibuvFds } from './inherited-fds.ts';
+import { makeNetworkNamespace } from './network-namespace.ts';
+import { serveByExec } from './exec-zygote.ts';
 import { warmUp } from './warm.ts';
+import { answer, answerWithFd, nextRequest, zygoteSocketFd } from './zygote-socket.ts';
 
-const socketFd = 3;
 const SIGCHLD = 17;
 
-interface Request {
-  request: ZygoteRequest;
-  fds: number[];
-}
-
 export async function runZygote(): Promise<void> {
-  const message = receiveMessage(socketFd);
+  const message = receiveMessage(zygoteSocketFd);
   if (message === undefined) return;
   const setup = JSON.parse(message.bytes.toString()) as ZygoteSetup;
   becomeSessionLeader();
   setResourceLimit(resource.core, 0);
+  if (setup.fork === 'never') serveByExec(setup, 'it is configured not to');
   await warmUp(setup);
   makeForkable();
   blockAllSignals();
-  const signalLock = testForking();
+  let signalLock: number[] | undefined;
+  try {
+    signalLock = testForking();
+  } catch (error) {
+    serveByExec(setup, messageOf(error));
+  }
+  // The test child: its event loop does the rest.
   if (signalLock === undefined) return;
   // From here on ended containers vanish without a wait: their exit reaches the host another way.
   ignoreSignal(SIGCHLD);
-  answer({ id: 0, pid: process.pid, steps: [] });
+  answer({ id: 0, mode: 'fork' } satisfies ZygoteHello);
   const loop = findLoopFds();
   serveUntilForked(setup, { own: [...loop, ...signalLock], threads: findThreadFds(loop) });
 }
@@ -69,7 +66,7 @@ function serveUntilForked(setup: ZygoteSetup, libuv: LibuvFds): void {
   const own = { pid: openOwnNamespace('pid'), network: openOwnNamespace('net') };
   const spares: SpareInit[] = [];
   for (;;) {
-    if (spares.length < spareInitsMax && waitReadable([socketFd], 0).length === 0) {
+    if (spares.length < spareInitsMax && waitReadable([zygoteSocketFd], 0).length === 0) {
       const spare = forkInit(own.pid, setup, libuv);
       if (spare === undefined) return;
       spares.push(spare);
@@ -85,9 +82,9 @@ function serveUntilForked(setup: ZygoteSetup, libuv: LibuvFds): void {
         if (init === undefined) return;
         handOver(init, { request, startNs }, fds);
       } else if (request.type === 'userNamespace') {
-        answerWithFd(makeUserNamespace(request), { id: request.id, steps: [] });
+        answerWithFd(makeUserNamespace(request), { id: request.id });
       } else {
-        answerWithFd(makeNetworkNamespace(own.network), { id: request.id, steps: [] });
+        answerWithFd(makeNetworkNamespace(own.network), { id: request.id });
       }
     } catch (error) {
       answer({ id: request.id, error: messageOf(error) });
@@ -130,7 +127,7 @@ function handOver(init: SpareInit, work: HandOver, fds: readonly number[]): void
   } finally {
     closeSync(init.socketFd);
   }
-  answerWithFd(init.pidFd, { id: work.request.id, pid: init.pid, steps: [] });
+  answerWithFd(init.pidFd, { id: work.request.id, pid: init.pid });
 }
 
 function becomeContainer(socket: number, setup: ZygoteSetup, libuv: LibuvFds): void {
@@ -141,24 +138,6 @@ function becomeContainer(socket: number, setup: ZygoteSetup, libuv: LibuvFds): v
   const { request, startNs } = JSON.parse(message.bytes.toString()) as HandOver;
   const fds = groupByRole(request.fds, message.fds);
   startContainer({ setup, identity: request.container, fds, libuv, startNs });
-}
-
-function nextRequest(): Request | undefined {
-  const message = receiveMessage(socketFd);
-  if (message === undefined) return undefined;
-  return { request: JSON.parse(message.bytes.toString()) as ZygoteRequest, fds: message.fds };
-}
-
-function answer(body: ZygoteAnswer, fds: readonly number[] = []): void {
-  sendMessage(socketFd, Buffer.from(JSON.stringify(body)), fds);
-}
-
-function answerWithFd(fd: number, body: { id: number; pid?: number; steps: Step[] }): void {
-  try {
-    answer(body, [fd]);
-  } finally {
-    closeSync(fd);
-  }
 }
 
 /** A user namespace lives by its descriptor: the process that made it need not stay. */
@@ -183,15 +162,5 @@ function makeUserNamespace(request: { firstHostId: number; count: number }): num
     return openSync(`/proc/${pid}/ns/user`, 'r');
   } finally {
     for (const fd of [goRead, goWrite, madeRead]) closeSync(fd);
-  }
-}
-
-function makeNetworkNamespace(ownNetworkNamespace: number): number {
-  unshare(namespaceFlag.network);
-  try {
-    bringLoopbackUp();
-    return openOwnNamespace('net');
-  } finally {
-    joinNamespace(ownNetworkNamespace, namespaceFlag.network);
   }
 }

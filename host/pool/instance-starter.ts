@@ -2,18 +2,19 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { nowNs } from '../base/clock.ts';
 import { channels, type StartPath, type StartRecord, type Step } from '../base/channels.ts';
-import { HatchError, toHatchError } from '../base/errors.ts';
+import { HatchError, messageOf, toHatchError } from '../base/errors.ts';
 import { makeId } from '../base/ids.ts';
 import type { CgroupLimits } from '../cgroup/cgroup.ts';
 import type { Specialisation } from '../protocol/invoke.ts';
 import type { Output } from '../sandbox/function-channel.ts';
 import { Sandbox, type SandboxParts } from '../sandbox/sandbox.ts';
 import { Instance } from './instance.ts';
-import { ParkedContainers } from './parked-containers.ts';
+import { ParkedContainers, type ParkedContainer } from './parked-containers.ts';
 import type { PoolFunction } from './pool-function.ts';
 
 /** By then a zygote's death is known, and requests wait for the next one. */
 const retryMs = 100;
+const lastWordsMax = 2000;
 const startTimeoutMs = 30_000;
 const MiB = 2 ** 20;
 
@@ -37,7 +38,7 @@ export class InstanceStarter {
   constructor(options: InstanceStarterOptions) {
     this.#options = options;
     this.parked = new ParkedContainers({
-      make: () => this.#makeSandbox(),
+      make: () => this.#park(),
       refillsPerSecond: options.refillsPerSecond,
       onError: options.onNotice,
     });
@@ -73,6 +74,23 @@ export class InstanceStarter {
     await this.parked.close();
     await Promise.allSettled(this.#making);
     await Promise.all([...this.#sandboxes].map((sandbox) => sandbox.destroy(reason)));
+  }
+
+  /** What our own code says in it before it has a function can only be a reason why it failed. */
+  async #park(): Promise<ParkedContainer> {
+    const sandbox = await this.#makeSandbox();
+    let said = '';
+    this.#outputs.set(sandbox.id, ({ text }) => {
+      said = (said + text).slice(-lastWordsMax);
+    });
+    try {
+      return { sandbox, steps: await sandbox.parked() };
+    } catch (error) {
+      if (said === '') throw error;
+      throw new HatchError('host.start_failed', `${messageOf(error)}: ${said.trim()}`, {
+        cause: error,
+      });
+    }
   }
 
   async #assign(sandbox: Sandbox, fn: PoolFunction): Promise<Step[]> {
@@ -182,7 +200,7 @@ function asLoadFailure(error: unknown, output: Output[]): HatchError {
     .map(({ text }) => text)
     .join('')
     .trim()
-    .slice(-2000);
+    .slice(-lastWordsMax);
   return new HatchError(
     'function.load_failed',
     `${failure.message} while it loaded${said === '' ? '' : `: ${said}`}`,

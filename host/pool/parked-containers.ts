@@ -7,7 +7,8 @@ import type { Sandbox } from '../sandbox/sandbox.ts';
 const retryMs = 1000;
 
 export interface ParkedContainersOptions {
-  make: () => Promise<Sandbox>;
+  /** Resolves when the container waits for a function. */
+  make: () => Promise<ParkedContainer>;
   /** At most this many are made a second, so that filling up never starves the calls. */
   refillsPerSecond: number;
   onError: (message: string) => void;
@@ -83,12 +84,12 @@ export class ParkedContainers {
 
   async #makeOne(): Promise<boolean> {
     try {
-      const sandbox = await this.#options.make();
-      const steps = await sandbox.parked();
+      const parked = await this.#options.make();
+      const { sandbox } = parked;
       // One that dies while it waits must not be given away.
       void sandbox.ended.then(() => this.#forget(sandbox));
       if (this.#closed) await sandbox.destroy();
-      else this.#ready.push({ sandbox, steps });
+      else this.#ready.push(parked);
       return true;
     } catch (error) {
       this.#options.onError(`Cannot park a container: ${messageOf(error)}`);

@@ -2,7 +2,6 @@
  * Requests to a zygote: one JSON message each on a SOCK_SEQPACKET socket, descriptors beside it in
  * the order that `fds` names. Every request gets one answer, in order.
  */
-import type { Step } from '../base/channels.ts';
 
 /** What a descriptor sent along is for. `joinCgroup` may occur several times. */
 export type FdRole =
@@ -20,7 +19,16 @@ export type ZygoteRequest =
 
 export type ZygoteAnswer =
   /** With the pidfd of PID 1 for a fork, or the namespace's descriptor. */
-  { id: number; pid?: number; steps: Step[] } | { id: number; error: string };
+  { id: number; pid?: number } | { id: number; error: string };
+
+/** The answer to the setup, once the zygote is warm. */
+export interface ZygoteHello {
+  id: 0;
+  /** How it makes containers: by forking itself, or by executing a new Node.js for each. */
+  mode: 'fork' | 'exec';
+  /** Why it does not fork. */
+  reason?: string;
+}
 
 /** What the processes of a container need to know of themselves before they are assigned. */
 export interface ContainerIdentity {
@@ -38,6 +46,8 @@ export interface ZygoteSetup {
   /** For /tmp and /dev/shm each. */
   tmpfsBytes: number;
   openFilesMax: number;
+  /** `never`: containers are executed, as if this Node.js could not fork. */
+  fork: 'auto' | 'never';
 }
 
 /** Messages from PID 1 to the host: one JSON line each. */

@@ -256,7 +256,7 @@ export function openSignalFd(): number {
 /** Size of struct signalfd_siginfo; `ssi_signo` is its first 32 bits. */
 export const signalInfoBytes = 128;
 
-const pollFdsMax = 16;
+const pollFdsMax = 4096;
 const pollSet = allocate(pollFdLayout.size * pollFdsMax);
 
 /**

@@ -3,7 +3,7 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { closeSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { HatchError, messageOf } from '../base/errors.ts';
-import type { ZygoteAnswer, ZygoteRequest, ZygoteSetup } from '../protocol/zygote.ts';
+import type { ZygoteAnswer, ZygoteHello, ZygoteRequest, ZygoteSetup } from '../protocol/zygote.ts';
 import { isErrno } from '../sys/errors.ts';
 import { watchReadable, type Watch } from '../sys/libc.ts';
 import { receiveMessage, sendMessage, socketPair } from '../sys/socket.ts';
@@ -18,13 +18,10 @@ export interface ZygoteOptions {
   /** An empty directory of ours. */
   buildDirectory: string;
   setup: ZygoteSetup;
-  /** `never`: containers are executed, as if this Node.js could not fork. */
-  fork: 'auto' | 'never';
 }
 
 export interface Answer {
   pid: number | undefined;
-  steps: { name: string; startNs: number; endNs: number }[];
   /** The descriptor that came along; the receiver owns it. */
   fd: number | undefined;
 }
@@ -44,7 +41,6 @@ interface Waiting {
 
 export class ZygoteProcess {
   readonly pid: number;
-  readonly mode: 'fork' | 'exec' = 'fork';
   /** Settles when the process is gone, with its last words. */
   readonly ended: Promise<string>;
   readonly #child: ChildProcess;
@@ -53,8 +49,9 @@ export class ZygoteProcess {
   readonly #waiting = new Map<number, Waiting>();
   #nextId = 0;
   #open = true;
+  #hello: ZygoteHello = { id: 0, mode: 'fork' };
 
-  /** Resolves when the zygote has warmed up and proved that it can fork. */
+  /** Resolves when the zygote has warmed up and found out whether it can fork. */
   static async start(options: ZygoteOptions): Promise<ZygoteProcess> {
     const [near, far] = socketPair('seqpacket');
     const rootMountFd = options.mountRoot();
@@ -98,6 +95,16 @@ export class ZygoteProcess {
       child.once('error', (error) => end(messageOf(error)));
       child.once('close', (code, signal) => end(`ended with ${signal ?? `status ${code}`}`));
     });
+  }
+
+  /** How it makes containers. */
+  get mode(): 'fork' | 'exec' {
+    return this.#hello.mode;
+  }
+
+  /** Why it does not fork, when it does not. */
+  get reason(): string | undefined {
+    return this.#hello.reason;
   }
 
   /** Resolves when every request made so far has its answer. */
@@ -148,11 +155,11 @@ export class ZygoteProcess {
         this.#watch.close();
         return;
       }
-      this.#settle(JSON.parse(message.bytes.toString()) as ZygoteAnswer, message.fds);
+      this.#settle(JSON.parse(message.bytes.toString()) as ZygoteAnswer | ZygoteHello, message.fds);
     }
   }
 
-  #settle(answer: ZygoteAnswer, fds: number[]): void {
+  #settle(answer: ZygoteAnswer | ZygoteHello, fds: number[]): void {
     const waiting = this.#waiting.get(answer.id);
     this.#waiting.delete(answer.id);
     if (waiting === undefined || 'error' in answer) {
@@ -160,7 +167,8 @@ export class ZygoteProcess {
       const reason = 'error' in answer ? answer.error : 'nobody asked';
       waiting?.reject(new HatchError('host.start_failed', `Zygote cannot fork: ${reason}`));
     } else {
-      waiting.resolve({ pid: answer.pid, steps: answer.steps, fd: fds[0] });
+      if ('mode' in answer) this.#hello = answer;
+      waiting.resolve({ pid: 'pid' in answer ? answer.pid : undefined, fd: fds[0] });
     }
   }
 

@@ -23,6 +23,8 @@ export interface ZygoteState {
   pid: number;
   /** How containers are made: by forking a warm Node.js, or by executing a new one. */
   mode: 'fork' | 'exec';
+  /** Why it does not fork. */
+  reason?: string;
   /** Of the process that serves now. */
   forks: number;
   /** How many processes have served so far. */
@@ -56,11 +58,13 @@ export class Zygote {
     this.#events = events;
     this.#current = first;
     this.#watch(first);
+    this.#tellMode();
   }
 
   get state(): ZygoteState {
-    const { pid, mode } = this.#current;
-    return { pid, mode, forks: this.#forks, generation: this.#generation };
+    const { pid, mode, reason } = this.#current;
+    const why = reason === undefined ? {} : { reason };
+    return { pid, mode, ...why, forks: this.#forks, generation: this.#generation };
   }
 
   /** Makes the processes of one container. */
@@ -98,6 +102,12 @@ export class Zygote {
     await this.#replacement;
     this.#current.close();
     await this.#current.ended;
+  }
+
+  #tellMode(): void {
+    const { mode, reason } = this.#current;
+    if (mode === 'exec')
+      this.#events.onNotice(`Zygote does not fork (${reason}): instances boot, which is slow`);
   }
 
   /** While the zygote is being restarted, requests wait for the new one. */

@@ -1,0 +1,210 @@
+/**
+ * The zygote of a Node.js that does not survive a fork: it executes a new one for each container.
+ * Everything that needs rights is done here, in the container's namespaces but by this process, and
+ * before the container's own programs are in reach: PID 1 is executed without rights, from the base
+ * image, and starts the function process, which waits. Once that has its function, its root is
+ * changed from here, under its feet.
+ */
+import { spawn } from 'node:child_process';
+import { closeSync, openSync, readlinkSync, writeFileSync, writeSync } from 'node:fs';
+import { nowNs } from '../host/base/clock.ts';
+import { messageOf } from '../host/base/errors.ts';
+import type { Step } from '../host/base/channels.ts';
+import type { Specialisation } from '../host/protocol/invoke.ts';
+import type { ZygoteHello, ZygoteRequest, ZygoteSetup } from '../host/protocol/zygote.ts';
+import { exitNow, openPidFd, reapChild } from '../host/sys/fork.ts';
+import { cloneMount, makeRootPrivate } from '../host/sys/mount.ts';
+import {
+  bringLoopbackUp,
+  joinNamespace,
+  namespaceFlag,
+  openOwnNamespace,
+  setDomainName,
+  setHostname,
+  unshare,
+  unshareWorkingDirectory,
+} from '../host/sys/namespace.ts';
+import {
+  duplicateAbove,
+  joinNewSessionKeyring,
+  setUmask,
+  waitReadable,
+} from '../host/sys/process.ts';
+import { pipe } from '../host/sys/socket.ts';
+import { bootCommand, type Boot } from './boot.ts';
+import { fdFor, groupByRole } from './container-start.ts';
+import { makeNetworkNamespace } from './network-namespace.ts';
+import { enterRoot, makeMounts, waitForFunction, type Mounts } from './park.ts';
+import { answer, answerWithFd, nextRequest, zygoteSocketFd } from './zygote-socket.ts';
+
+const kinds = ['mnt', 'uts', 'ipc', 'net', 'pid'] as const;
+type Kind = (typeof kinds)[number];
+const flagOf: Record<Kind, number> = {
+  mnt: namespaceFlag.mount,
+  uts: namespaceFlag.uts,
+  ipc: namespaceFlag.ipc,
+  net: namespaceFlag.network,
+  pid: namespaceFlag.pid,
+};
+const namespaceTimeoutMs = 5000;
+
+/** A container whose function process waits for its function. */
+interface Waiting {
+  /** Where the host will send the function. */
+  invoke: number;
+  mountNamespace: number;
+  mounts: Mounts;
+  /** Where the function process reads what it is to be. */
+  assign: number;
+}
+
+/** What the function process is told, as JSON, when its root is there. */
+export interface Assigned {
+  specialisation: Specialisation;
+  steps: Step[];
+}
+
+/** Never returns. */
+export function serveByExec(setup: ZygoteSetup, reason: string): never {
+  // A thread that shares its root directory with others may not change its mount namespace back.
+  unshareWorkingDirectory();
+  const own = new Map(kinds.map((kind) => [kind, openOwnNamespace(kind)]));
+  const waiting: Waiting[] = [];
+  answer({ id: 0, mode: 'exec', reason } satisfies ZygoteHello);
+  for (;;) {
+    const readable = waitReadable([zygoteSocketFd, ...waiting.map(({ invoke }) => invoke)], -1);
+    while (reapChild() !== undefined);
+    for (const container of waiting.filter(({ invoke }) => readable.includes(invoke))) {
+      waiting.splice(waiting.indexOf(container), 1);
+      assign(container, own);
+    }
+    if (!readable.includes(zygoteSocketFd)) continue;
+    const received = nextRequest();
+    if (received === undefined) exitNow(0);
+    const { request, fds } = received;
+    try {
+      if (request.type === 'fork') waiting.push(boot({ request, fds, setup, own }));
+      else if (request.type === 'userNamespace')
+        answerWithFd(makeUserNamespace(request), { id: request.id });
+      else answerWithFd(makeNetworkNamespace(ownOf(own, 'net')), { id: request.id });
+    } catch (error) {
+      answer({ id: request.id, error: messageOf(error) });
+    }
+    for (const fd of fds) closeSync(fd);
+  }
+}
+
+function ownOf(own: Map<Kind, number>, kind: Kind): number {
+  const fd = own.get(kind);
+  if (fd === undefined) throw new Error(`The zygote's own ${kind} namespace is not open`);
+  return fd;
+}
+
+function goHome(own: Map<Kind, number>): void {
+  for (const [kind, fd] of own) joinNamespace(fd, flagOf[kind]);
+}
+
+interface BootRequest {
+  request: Extract<ZygoteRequest, { type: 'fork' }>;
+  fds: readonly number[];
+  setup: ZygoteSetup;
+  own: Map<Kind, number>;
+}
+
+/** Starts PID 1 in fresh namespaces; both of its processes boot while the host goes on. */
+function boot({ request, fds, setup, own }: BootRequest): Waiting {
+  const byRole = groupByRole(request.fds, fds);
+  const [assignRead, assignWrite] = pipe();
+  try {
+    const network = byRole.get('networkNamespace')?.[0];
+    if (network === undefined) {
+      unshare(namespaceFlag.network);
+      bringLoopbackUp();
+    } else joinNamespace(network, namespaceFlag.network);
+    unshare(namespaceFlag.mount | namespaceFlag.uts | namespaceFlag.ipc | namespaceFlag.pid);
+    makeRootPrivate();
+    setHostname(request.container.id);
+    setDomainName('');
+    joinNewSessionKeyring();
+    setUmask(0o022);
+    const mountNamespace = openOwnNamespace('mnt');
+    const joinFds = byRole.get('joinCgroup') ?? [];
+    const what: Boot = { setup, identity: request.container, joinCount: joinFds.length };
+    const [program, ...args] = bootCommand(what);
+    const stdout = fdFor(byRole, 'stdout');
+    const child = spawn(program, args, {
+      detached: true,
+      stdio: [
+        'ignore',
+        stdout,
+        stdout,
+        fdFor(byRole, 'control'),
+        fdFor(byRole, 'invoke'),
+        assignRead,
+        fdFor(byRole, 'userNamespace'),
+        ...joinFds,
+      ],
+    });
+    if (child.pid === undefined) throw new Error(`Cannot execute "${program}"`);
+    const mounts = makeMounts(setup.tmpfsBytes);
+    answerWithFd(openPidFd(child.pid), { id: request.id, pid: child.pid });
+    const invoke = duplicateAbove(fdFor(byRole, 'invoke'), 3);
+    return { invoke, mountNamespace, mounts, assign: assignWrite };
+  } finally {
+    goHome(own);
+    closeSync(assignRead);
+  }
+}
+
+/** The function has come: its root takes the place of the one that its processes booted in. */
+function assign(container: Waiting, own: Map<Kind, number>): void {
+  const startNs = nowNs();
+  try {
+    const received = waitForFunction(container.invoke);
+    if (received === undefined) return;
+    const { specialisation, rootFd } = received;
+    joinNamespace(container.mountNamespace, namespaceFlag.mount);
+    try {
+      // PID 1 has mounted it: only a process inside can have the right one.
+      const proc = cloneMount({ path: '/proc', recursive: false });
+      enterRoot(rootFd, [['proc', proc], ...container.mounts]);
+    } finally {
+      goHome(own);
+    }
+    const steps = [{ name: 'rootfs', startNs, endNs: nowNs() }];
+    const assigned: Assigned = { specialisation, steps };
+    writeSync(container.assign, JSON.stringify(assigned));
+  } catch (error) {
+    // Its end of the pipe closes without a word: the process ends, and the host hears of that.
+    process.stderr.write(`Cannot assign a function: ${messageOf(error)}\n`);
+  } finally {
+    for (const fd of [container.invoke, container.assign, container.mountNamespace]) closeSync(fd);
+  }
+}
+
+/** A user namespace lives by its descriptor: the process that made it need not stay. */
+function makeUserNamespace(range: { firstHostId: number; count: number }): number {
+  const child = spawn('/bin/busybox', ['unshare', '-U', '/bin/busybox', 'sleep', '60'], {
+    stdio: 'ignore',
+  });
+  const { pid } = child;
+  if (pid === undefined) throw new Error('Cannot execute "/bin/busybox"');
+  try {
+    waitForNamespace(pid);
+    const map = `0 ${range.firstHostId} ${range.count}`;
+    writeFileSync(`/proc/${pid}/uid_map`, map);
+    writeFileSync(`/proc/${pid}/gid_map`, map);
+    return openSync(`/proc/${pid}/ns/user`, 'r');
+  } finally {
+    child.kill('SIGKILL');
+  }
+}
+
+function waitForNamespace(pid: number): void {
+  const mine = readlinkSync('/proc/self/ns/user');
+  const deadlineNs = nowNs() + namespaceTimeoutMs * 1e6;
+  while (readlinkSync(`/proc/${pid}/ns/user`) === mine) {
+    if (nowNs() > deadlineNs) throw new Error('Process did not enter a user namespace');
+    waitReadable([], 1);
+  }
+}
