@@ -70,21 +70,7 @@ export async function openEngine(
   });
   setMountAttributes(zygoteRoot.mountFd, { attributes: mountAttribute.readOnly });
 
-  const zygote = await Zygote.start(
-    {
-      mountRoot: () =>
-        cloneMount({ path: `/proc/self/fd/${zygoteRoot.mountFd}`, recursive: false }),
-      buildDirectory: directory('run/zygote'),
-      setup: {
-        seccomp: compileProfile('node').bpf.toString('base64'),
-        tmpfsBytes: tmpfsBytesMax,
-        openFilesMax,
-        fork: config.fork,
-      },
-      replaceAfterForks: config.replaceZygoteAfterForks,
-    },
-    { onNotice },
-  );
+  const zygote = await startZygote({ config, rootMountFd: zygoteRoot.mountFd, onNotice });
   opened.defer(() => zygote.stop());
 
   const networks = new NetworkNamespaces({
@@ -117,6 +103,28 @@ export async function openEngine(
 
   const all = opened.move();
   return { layers, baseImage, zygote, pool, close: () => all.disposeAsync() };
+}
+
+function startZygote(options: {
+  config: HostConfig;
+  rootMountFd: number;
+  onNotice: (message: string) => void;
+}): Promise<Zygote> {
+  const { config, rootMountFd, onNotice } = options;
+  return Zygote.start(
+    {
+      mountRoot: () => cloneMount({ path: `/proc/self/fd/${rootMountFd}`, recursive: false }),
+      buildDirectory: makeDirectory(config.stateDirectory, 'run/zygote'),
+      setup: {
+        seccomp: compileProfile('node').bpf.toString('base64'),
+        tmpfsBytes: tmpfsBytesMax,
+        openFilesMax,
+        fork: config.fork,
+      },
+      replaceAfterForks: config.replaceZygoteAfterForks,
+    },
+    { onNotice },
+  );
 }
 
 function makeDirectory(stateDirectory: string, name: string): string {

@@ -3,8 +3,8 @@
  * of its own. Both run without rights from their first instruction: whatever needs some was done by
  * the zygote (`exec-zygote.ts`) or by the command below, before.
  *
- * Descriptors of PID 1: 3 control, 4 invoke, 5 what the function is to be, 6 the user namespace, then
- * the groups to join. Of the function: 3 invoke, 4 what it is to be.
+ * Descriptors of PID 1: 3 control, 4 invoke, 5 what the function is to be, 6 the user namespace,
+ * then the groups to join. Of the function: 3 invoke, 4 what it is to be.
  */
 import { spawn } from 'node:child_process';
 import { closeSync, readFileSync } from 'node:fs';
@@ -34,7 +34,8 @@ const securebits = ['noroot', 'no_setuid_fixup', 'keep_caps_locked'];
 
 /**
  * The command that becomes PID 1. A user namespace can be entered by a process of one thread only,
- * which a Node.js never is: so small programs of the base image do it first, each executing the next.
+ * which a Node.js never is: so small programs of the base image do it first, each executing the
+ * next.
  */
 export function bootCommand({ setup, identity, joinCount }: Boot): [string, ...string[]] {
   const joinFds = Array.from({ length: joinCount }, (_, index) => 7 + index);
@@ -46,17 +47,36 @@ export function bootCommand({ setup, identity, joinCount }: Boot): [string, ...s
     'exec "$@"',
   ].join('\n');
   const { uid, gid } = identity;
+  const joinCgroupNamespace = ['/usr/bin/unshare', '--cgroup'];
+  const joinUserNamespace = ['/bin/busybox', 'nsenter', '-U/proc/self/fd/6', '-S', '0', '-G', '0'];
+  const dropRights = [
+    '/usr/bin/setpriv',
+    `--reuid=${uid}`,
+    `--regid=${gid}`,
+    '--clear-groups',
+    '--inh-caps=-all',
+    '--ambient-caps=-all',
+    '--bounding-set=-all',
+    '--no-new-privs',
+    `--securebits=${securebits.map((bit) => `+${bit}`).join(',')}`,
+  ];
+  // Every thread that Node.js starts must leave signals to PID 1's own loop.
+  const blockSignals = ['/usr/bin/env', '--block-signal'];
   return [
     '/bin/busybox',
-    ...['sh', '-c', script, 'sh'],
-    ...['/usr/bin/unshare', '--cgroup'],
-    ...['/bin/busybox', 'nsenter', '-U/proc/self/fd/6', '-S', '0', '-G', '0'],
-    ...['/usr/bin/setpriv', `--reuid=${uid}`, `--regid=${gid}`, '--clear-groups'],
-    ...['--inh-caps=-all', '--ambient-caps=-all', '--bounding-set=-all', '--no-new-privs'],
-    `--securebits=${securebits.map((bit) => `+${bit}`).join(',')}`,
-    // Every thread that Node.js starts must leave signals to PID 1's own loop.
-    ...['/usr/bin/env', '--block-signal'],
-    ...[nodePath, ...nodeArguments, runtimePath, 'boot-init', setup.seccomp],
+    'sh',
+    '-c',
+    script,
+    'sh',
+    ...joinCgroupNamespace,
+    ...joinUserNamespace,
+    ...dropRights,
+    ...blockSignals,
+    nodePath,
+    ...nodeArguments,
+    runtimePath,
+    'boot-init',
+    setup.seccomp,
   ];
 }
 

@@ -1,7 +1,8 @@
 /**
  * A container's first process, from the fork to the moment it waits: cgroup, namespaces, the second
- * fork. The parent becomes PID 1; the child parks until a function is assigned to it. All of it runs
- * as root of the host and is our own code; PID 1 gives its rights up here, the child when assigned.
+ * fork. The parent becomes PID 1; the child parks until a function is assigned to it. All of it
+ * runs as root of the host and is our own code; PID 1 gives its rights up here, the child when
+ * assigned.
  */
 import { writeSync } from 'node:fs';
 import { nowNs } from '../host/base/clock.ts';
@@ -58,8 +59,8 @@ function enterNamespaces({ identity, fds, startNs }: ContainerStart): Step[] {
   const stdout = fdFor(fds, 'stdout');
   duplicateTo(stdout, 1);
   duplicateTo(stdout, 2);
-  // Each process moves itself, by "0": on cgroup v1 that spares the lock all processes share. Before
-  // the cgroup namespace, whose root is the group its creator is in.
+  // Each process moves itself, by "0": on cgroup v1 that spares the lock all processes share.
+  // Before the cgroup namespace, whose root is the group its creator is in.
   for (const fd of fds.get('joinCgroup') ?? []) writeSync(fd, '0');
   finish('cgroup');
   const network = fds.get('networkNamespace')?.[0];

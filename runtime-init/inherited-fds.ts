@@ -49,8 +49,8 @@ export function findLoopFds(): number[] {
 }
 
 /**
- * In the parent: the eventfds of Node's own threads. A child has none of these threads, but V8 still
- * wakes them, in a garbage collection say, and libuv aborts when it can't: so each child puts
+ * In the parent: the eventfds of Node's own threads. A child has none of these threads, but V8
+ * still wakes them, in a garbage collection say, and libuv aborts when it can't: so each child puts
  * eventfds of its own in their place.
  */
 export function findThreadFds(loopFds: readonly number[]): number[] {

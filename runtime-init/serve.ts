@@ -77,7 +77,9 @@ export class FunctionServer {
   }
 }
 
-/** CommonJS loads at once, without a turn of the event loop; modules with top-level await do not. */
+/**
+ * CommonJS loads at once, without a turn of the event loop; modules with top-level await do not.
+ */
 function loadHandler(entry: string): Handler | Promise<Handler> {
   if (entry.endsWith('.mjs')) return import(entry).then(handlerOf);
   // The bundle is one file at a known place: there is nothing to search for.

@@ -56,8 +56,8 @@ interface SpareInit {
 }
 
 /**
- * Namespaces are pooled, and a pid namespace lives by its PID 1: so many are kept, forked when there
- * is nothing else to do. The function's own process is forked when it is asked for.
+ * Namespaces are pooled, and a pid namespace lives by its PID 1: so many are kept, forked when
+ * there is nothing else to do. The function's own process is forked when it is asked for.
  */
 const spareInitsMax = 2;
 

@@ -1,7 +1,8 @@
 /**
- * Ranges of host user ids, one per container: ids 0..65535 inside are `firstHostId`.. outside. Never
- * shared by two live containers. A range, once used, keeps its user namespace and its view of the
- * layers (one idmapped mount of their common parent: mapping each layer by itself is slow at scale).
+ * Ranges of host user ids, one per container: ids 0..65535 inside are `firstHostId`.. outside.
+ * Never shared by two live containers. A range, once used, keeps its user namespace and its view of
+ * the layers (one idmapped mount of their common parent: mapping each layer by itself is slow at
+ * scale).
  */
 import { closeSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';

@@ -1,6 +1,7 @@
 /**
- * The instances of one version of one function, and the calls that wait for one. A waiting call takes
- * whatever is ready first: a start that it caused, or an instance that another call gave back.
+ * The instances of one version of one function, and the calls that wait for one. A waiting call
+ * takes whatever is ready first: a start that it caused, or an instance that another call gave
+ * back.
  */
 import type { StartPath, StartRecord } from '../base/channels.ts';
 import { HatchError, toHatchError } from '../base/errors.ts';

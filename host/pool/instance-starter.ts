@@ -44,7 +44,9 @@ export class InstanceStarter {
     });
   }
 
-  /** Rejects with `function.load_failed`, `host.start_failed` or `host.busy`; nothing is left then. */
+  /**
+   * Rejects with `function.load_failed`, `host.start_failed` or `host.busy`; nothing is left then.
+   */
   async start(fn: PoolFunction): Promise<Instance> {
     const startNs = nowNs();
     const parked = this.parked.take();

@@ -1,4 +1,6 @@
-/** What the pool needs to know of one version of one function: plain data, made by who deploys it. */
+/**
+ * What the pool needs to know of one version of one function: plain data, made by who deploys it.
+ */
 export interface PoolFunction {
   name: string;
   version: string;

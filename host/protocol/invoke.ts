@@ -1,4 +1,6 @@
-/** What travels in the frames between the host and an instance. Bodies are JSON but for payloads. */
+/**
+ * What travels in the frames between the host and an instance. Bodies are JSON but for payloads.
+ */
 import { encodeFrame, frameType, type Frame } from './frame.ts';
 import type { ErrorCode } from '../base/errors.ts';
 import type { Step } from '../base/channels.ts';

@@ -100,7 +100,9 @@ export class FunctionChannel {
     return this.#calls.size;
   }
 
-  /** Sends the function and its root. Resolves when the bundle is loaded, with the steps it took. */
+  /**
+   * Sends the function and its root. Resolves when the bundle is loaded, with the steps it took.
+   */
   assign(specialisation: Specialisation, rootMountFd: number): Promise<Step[]> {
     if (this.#closedBy !== undefined) return Promise.reject(this.#closedBy);
     const ready = Promise.withResolvers<Step[]>();

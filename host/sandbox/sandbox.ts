@@ -72,7 +72,9 @@ export class Sandbox {
   #memoryBytes = 0;
   #reason: HatchError | undefined;
 
-  /** Starts a container; it may be assigned a function at once. Rejects with `host.start_failed`. */
+  /**
+   * Starts a container; it may be assigned a function at once. Rejects with `host.start_failed`.
+   */
   static async create(
     parts: SandboxParts,
     options: { id: string; limits: CgroupLimits; onOutput: (output: Output) => void },

@@ -43,7 +43,9 @@ export function fork(): number {
   return forkCall();
 }
 
-/** Ends the process without running exit handlers, which belong to the process it was forked from. */
+/**
+ * Ends the process without running exit handlers, which belong to the process it was forked from.
+ */
 export function exitNow(status: number): never {
   exitCall(status);
   throw new Error('_exit returned');
@@ -123,7 +125,9 @@ export function openPidFd(pid: number): number {
   return pidfdOpenCall(pid, 0);
 }
 
-/** Ends exactly that process, even when its number was given to another. False when it has ended. */
+/**
+ * Ends exactly that process, even when its number was given to another. False when it has ended.
+ */
 export function killByPidFd(pidFd: number): boolean {
   const SIGKILL = 9;
   return pidfdSendSignal(callNumber.pidfd_send_signal, pidFd, SIGKILL, null, 0) >= 0;

@@ -5,8 +5,6 @@
 import koffi from 'koffi';
 import { SyscallError } from './errors.ts';
 
-/** A pointer is an address: koffi 3 hands out bigints. */
-export type Pointer = bigint & { readonly __pointer: true };
 export type Argument = number | bigint | string | Uint8Array | null;
 
 type Library = ReturnType<typeof koffi.load>;

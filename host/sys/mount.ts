@@ -160,11 +160,6 @@ export function makeRootPrivate(): void {
   mountCall('none', '/', null, MS_REC | MS_PRIVATE, null);
 }
 
-export function bindMount(options: { source: string; target: string }): void {
-  const MS_BIND = 4096;
-  mountCall(options.source, options.target, null, MS_BIND, null);
-}
-
 /** Takes a mount out of the tree at once; it lives on while something in it is in use. */
 export function detachMount(path: string): void {
   umount2(path, MNT_DETACH);

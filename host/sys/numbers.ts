@@ -1,4 +1,6 @@
-/** System call numbers that libc 2.36 has no wrapper for; those above 423 are the same everywhere. */
+/**
+ * System call numbers that libc 2.36 has no wrapper for; those above 423 are the same everywhere.
+ */
 import { arch } from 'node:process';
 
 // <asm/unistd_64.h> and <asm-generic/unistd.h>

@@ -176,7 +176,9 @@ export function setResourceLimit(which: number, value: number): void {
   setrlimitCall(which, limit);
 }
 
-/** Closes every descriptor from 3 up but those to keep: without an exec, close-on-exec does nothing. */
+/**
+ * Closes every descriptor from 3 up but those to keep: without an exec, close-on-exec does nothing.
+ */
 export function closeAllBut(keep: readonly number[]): void {
   let first = 3;
   for (const fd of [...keep].toSorted((a, b) => a - b)) {
@@ -248,7 +250,9 @@ export function ignoreSignal(signal: number): void {
   signalCall(signal, SIG_IGN);
 }
 
-/** A descriptor to read blocked signals from (signalfd(2)), all that can be caught; non-blocking. */
+/**
+ * A descriptor to read blocked signals from (signalfd(2)), all that can be caught; non-blocking.
+ */
 export function openSignalFd(): number {
   return signalfdCall(-1, fullSignalSet.address, SFD_CLOEXEC | SFD_NONBLOCK);
 }
