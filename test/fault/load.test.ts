@@ -11,7 +11,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 export const handler = async (event: any) => { await sleep(event?.ms ?? 0); return process.pid; };`;
 
 test('200 calls at once to a function with no instance are all answered', async () => {
-  const inventory = takeInventory();
+  const inventory = takeInventory({ prefix: 'hatch-test' });
   const host = await startHost();
   await host.deploy({
     manifest: { name: 'burst', instancesMax: 40, reuse: 'never', timeoutMs: 60_000 },
@@ -32,7 +32,7 @@ test('200 calls at once to a function with no instance are all answered', async 
 });
 
 test('at the host\u2019s limit functions take turns, and every call is answered', async () => {
-  const inventory = takeInventory();
+  const inventory = takeInventory({ prefix: 'hatch-test' });
   const host = await startHost({ config: { instancesMax: 3, uidRanges: 8 } });
   const names = ['a', 'b', 'c', 'd', 'e', 'f'];
   for (const name of names) await host.deploy({ manifest: { name }, 'handler.ts': source });
@@ -83,7 +83,7 @@ function keepCalling(host: TestHost): { outcome: Outcome; stop: () => Promise<vo
 
 for (const how of ['SIGTERM', 'Ctrl-C'] as const)
   test(`a host that stops by ${how} under load ends what runs and leaves nothing`, async () => {
-    const inventory = takeInventory();
+    const inventory = takeInventory({ prefix: 'hatch-test' });
     const host = await startHost();
     await host.deploy({ manifest: { name: 'work', instancesMax: 6 }, 'handler.ts': source });
     await host.deploy({ manifest: { name: 'long' }, 'handler.ts': source });
@@ -109,7 +109,7 @@ for (const how of ['SIGTERM', 'Ctrl-C'] as const)
   });
 
 test('calls that outlast the drain are told so, and the host ends in time', async () => {
-  const inventory = takeInventory();
+  const inventory = takeInventory({ prefix: 'hatch-test' });
   const host = await startHost({ config: { drainMs: 300 } });
   await host.deploy({ manifest: { name: 'work', timeoutMs: 60_000 }, 'handler.ts': source });
   const endless = host.call('work', { ms: 50_000 });

@@ -22,7 +22,9 @@ const deeds: Record<string, (event: any, context: any) => unknown> = {
   nil: () => null,
   text: () => 'täxt',
   say: (event) => { console.log('out', event.word); console.error('err', event.word); },
-  spawnEcho: (event) => { execFileSync('/bin/sh', ['-c', 'echo child ' + event.word], { stdio: 'inherit' }); },
+  spawnEcho: (event) => {
+    execFileSync('/bin/sh', ['-c', 'echo child ' + event.word], { stdio: 'inherit' });
+  },
   raw: (event) => { writeSync(1, 'raw ' + event.word + '\\n'); },
   sayLater: async (event) => {
     for (let line = 0; line < 20; line++) { console.log(event.word, line); await sleep(1); }
@@ -33,7 +35,11 @@ const deeds: Record<string, (event: any, context: any) => unknown> = {
 
 export const handler = (event: any, context: any) =>
   event instanceof Uint8Array || event === undefined || !(event.do in deeds)
-    ? { type: deeds.typeOf(event, context), event: event instanceof Uint8Array ? [...event.subarray(0, 16)] : event, length: event?.length }
+    ? {
+        type: deeds.typeOf(event, context),
+        event: event instanceof Uint8Array ? [...event.subarray(0, 16)] : event,
+        length: event?.length,
+      }
     : deeds[event.do](event, context);
 `;
 
@@ -122,7 +128,7 @@ suite('calls', () => {
     assert.deepEqual((context['headers'] as Record<string, unknown>)['X-Test'], ['yes']);
   });
 
-  test('output reaches the logs with its request, of the console and of child processes', async () => {
+  test('output of the console and of child processes is logged with its request', async () => {
     const said = await host().call('calls', { do: 'say', word: 'one' });
     assert.match(await textOf('calls', said.requestId, /err one\n/), /out one\n/);
     const streams = (await host().logs('calls', said.requestId)).map(({ stream }) => stream);

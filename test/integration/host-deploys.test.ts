@@ -1,4 +1,4 @@
-/** Versions on a running host: a deploy makes before it breaks, and a failed one changes nothing. */
+/** Versions on a running host: a deploy makes before it breaks; a failed one changes nothing. */
 import assert from 'node:assert/strict';
 import { suite, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';

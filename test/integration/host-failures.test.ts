@@ -31,8 +31,14 @@ const deeds: Record<string, (event: any, context: any) => unknown> = {
   exitWell: () => process.exit(0),
   kill: () => { process.kill(process.pid, 'SIGKILL'); return new Promise(() => undefined); },
   abort: () => process.abort(),
-  reject: () => { void Promise.reject(new Teapot('nobody listens')); return new Promise(() => undefined); },
-  throwLater: () => { setTimeout(() => { throw new Teapot('too late'); }, 1); return new Promise(() => undefined); },
+  reject: () => {
+    void Promise.reject(new Teapot('nobody listens'));
+    return new Promise(() => undefined);
+  },
+  throwLater: () => {
+    setTimeout(() => { throw new Teapot('too late'); }, 1);
+    return new Promise(() => undefined);
+  },
   block: () => { for (;;); },
   never: () => new Promise(() => undefined),
   heed: (event, context) => new Promise((resolve, reject) => {

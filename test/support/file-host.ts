@@ -62,6 +62,8 @@ async function assertEnded(family: string[]): Promise<void> {
 function identify(pid: number): string | undefined {
   try {
     const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.split(' ');
+    // It has ended; only its new parent has not looked yet.
+    if (fields?.[0] === 'Z') return undefined;
     return `${pid} since ${fields?.[19]}`;
   } catch {
     return undefined;

@@ -33,6 +33,10 @@ export function natsServerPid(host: TestHost): number {
   return childOf(host, /nats-server/) ?? assert.fail('the host has no nats-server');
 }
 
+export function isRunning(pid: number): boolean {
+  return runningProcesses().some((one) => one.pid === pid);
+}
+
 export function residentBytes(pid: number): number {
   const [, kB] = /VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8')) ?? [];
   return Number(kB) * 1024;

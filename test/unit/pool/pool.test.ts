@@ -203,7 +203,7 @@ const functions = [
   poolFunction('once', { instancesMax: 3, reuse: 'never' }),
 ];
 
-test('in any order of events: no instance too many, no call too many on one, none lost', async () => {
+test('in any order of events no limit is passed and no call is lost', async () => {
   await fc.assert(
     fc.asyncProperty(
       fc.array(action, { minLength: 5, maxLength: 60 }),

@@ -69,7 +69,11 @@ test('a frame larger than the socket takes waits for the reader, and arrives who
     const buffer = Buffer.alloc(65536);
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 50);
     let left = workerData.bytes;
-    while (left > 0) { const n = readSync(workerData.fd, buffer); hash.update(buffer.subarray(0, n)); left -= n; }
+    while (left > 0) {
+      const size = readSync(workerData.fd, buffer);
+      hash.update(buffer.subarray(0, size));
+      left -= size;
+    }
     parentPort.postMessage(hash.digest('hex'));`;
   const frame = encodeFrame(frameType.result, 1, Buffer.alloc(5_000_000, 'abc'));
   // It puts the descriptor into non-blocking mode, as in a function.
