@@ -58,7 +58,8 @@ async function show(hosts: DemoHosts): Promise<void> {
   line(
     paint(
       'dim',
-      `Node.js ${process.version}, Linux ${release()}, ${cpus().length} × ${cpus()[0]?.model ?? ''}`,
+      `Node.js ${process.version}, Linux ${release()}, ` +
+        `${cpus().length} × ${cpus()[0]?.model ?? 'CPU'}`,
     ),
   );
   line();

@@ -1,4 +1,4 @@
-/** A host in a process of its own, as `hatch up` runs it, for as long as the demo or a bench lasts. */
+/** A host in a process of its own, as `hatch up` runs it, while a demo or a bench lasts. */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { createReadStream } from 'node:fs';

@@ -21,7 +21,8 @@ const scenarios: Record<string, (options: Options) => Promise<Measured>> = {
   density: measureDensity,
   burst: measureBurst,
 };
-const usage = `Usage: npm run bench -- ${[...Object.keys(scenarios), 'all'].join('|')} [--json FILE] [--markdown FILE] [--quick]`;
+const names = [...Object.keys(scenarios), 'all'].join('|');
+const usage = `Usage: npm run bench -- ${names} [--json FILE] [--markdown FILE] [--quick]`;
 
 try {
   await main();

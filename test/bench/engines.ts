@@ -1,4 +1,4 @@
-/** Engines for measuring, each in a process of its own with control groups and user ids of its own. */
+/** Engines for measuring: each has a process, control groups and user ids of its own. */
 import type { EngineHandlers } from './engine-worker.ts';
 import type { Scratch } from './scratch.ts';
 import { Worker } from './worker.ts';

@@ -1,4 +1,4 @@
-/** Puts what was measured into a document, between two marks, so that no figure is typed by hand. */
+/** Puts what was measured between two marks of a document: no figure is typed by hand. */
 import { cpus, release } from 'node:os';
 import { readFileSync, writeFileSync } from 'node:fs';
 import type { Measured } from './report.ts';
@@ -12,10 +12,11 @@ export function writeIntoDocument(file: string, { rows, ratios }: Measured): voi
   const from = text.indexOf(begin);
   const to = text.indexOf(end);
   if (from < 0 || to < from) throw new Error(`Mark the place in "${file}": ${begin} and ${end}`);
+  const machine = `${cpus().length} cores of ${cpus()[0]?.model ?? 'a processor'}`;
   const lines = [
     begin,
     '',
-    `${cpus().length} cores of ${cpus()[0]?.model ?? 'a processor'}, Linux ${release()}, Node.js ${process.version}:`,
+    `${machine}, Linux ${release()}, Node.js ${process.version}:`,
     '',
     '| | p50 | p95 | unit | n |',
     '|---|---:|---:|---|---:|',
