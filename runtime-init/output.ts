@@ -53,6 +53,24 @@ export function sendToHost(frame: Buffer): void {
   }
 }
 
+const queued: Buffer[] = [];
+
+/**
+ * Sends a frame when what runs now is done, with all that is queued until then in one write: calls
+ * that end together wake the host once.
+ */
+export function queueForHost(frame: Buffer): void {
+  if (queued.push(frame) === 1) process.nextTick(flushToHost);
+}
+
+export function flushToHost(): void {
+  const [only] = queued;
+  if (only === undefined) return;
+  const frames = queued.length === 1 ? only : Buffer.concat(queued);
+  queued.length = 0;
+  sendToHost(frames);
+}
+
 function makeStream(stream: number): Writable {
   return new Writable({
     decodeStrings: true,

@@ -13,7 +13,7 @@ import {
 } from '../host/protocol/invoke.ts';
 import { exitNow } from '../host/sys/fork.ts';
 import { CallContext } from './context.ts';
-import { currentCall, connectToHost, sendToHost } from './output.ts';
+import { connectToHost, currentCall, flushToHost, queueForHost, sendToHost } from './output.ts';
 import { CallFailure, decodeEvent, encodeResult } from './payload.ts';
 
 /** More of a message or a stack helps nobody. */
@@ -69,7 +69,7 @@ export class FunctionServer {
         const context = new CallContext(specialisation, metadata);
         this.#calls.set(callId, context);
         void currentCall.run({ callId }, async () => {
-          sendToHost(await runCall({ callId, handler, context, payload }));
+          queueForHost(await runCall({ callId, handler, context, payload }));
           this.#calls.delete(callId);
         });
       });
@@ -160,11 +160,15 @@ function textOf(value: unknown): string {
  * all calls under way.
  */
 export function leaveThroughExitNow(): void {
-  const reallyExit = (code?: number | string): never => exitNow(Number(code ?? 0) & 0xff);
+  const reallyExit = (code?: number | string): never => {
+    flushToHost();
+    return exitNow(Number(code ?? 0) & 0xff);
+  };
   Object.assign(process, { reallyExit, abort: () => exitNow(134) });
   process.on('uncaughtException', (error) => {
     const body = describeError(error);
     console.error(body.stack ?? body.message);
+    flushToHost();
     sendToHost(encodeJsonFrame(frameType.failed, 0, body));
     exitNow(1);
   });

@@ -119,6 +119,7 @@ export class FunctionChannel {
     onStart(callId);
     return new Promise<CallResult>((resolve, reject) => {
       this.#calls.set(callId, { resolve, reject });
+      this.#gather();
       this.#socket.write(encodeCall(callId, metadata, payload));
     });
   }
@@ -137,6 +138,13 @@ export class FunctionChannel {
     this.#settleReady?.reject(reason);
     for (const call of this.#calls.values()) call.reject(reason);
     this.#calls.clear();
+  }
+
+  /** Calls that come together go in one write: that wakes the instance once. */
+  #gather(): void {
+    if (this.#socket.writableCorked > 0) return;
+    this.#socket.cork();
+    process.nextTick(() => this.#socket.uncork());
   }
 
   #receive(chunk: Buffer): void {
