@@ -1,0 +1,63 @@
+/** Where forking is off, or does not work, instances are executed: `booted`. */
+import assert from 'node:assert/strict';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { test } from 'node:test';
+import type { View } from '../functions/probe/handler.ts';
+import { namespacesOf, startProbe, uidBaseOf } from '../support/containers.ts';
+import { hostForFile } from '../support/file-host.ts';
+import { assertPath, fresh, kept } from './start-paths.ts';
+
+const getHost = hostForFile({ config: { parked: 0, fork: 'never' } });
+
+test('9.2 on a host that may not fork, a new instance is booted', async () => {
+  const host = getHost();
+  const { startRecord } = await host.deploy(fresh);
+  assert.equal(startRecord.path, 'booted');
+  // The instance that the deploy made ready serves the first call.
+  await assertPath(host, await host.call('fresh'), 'hot');
+  const replies = await Promise.all(Array.from({ length: 3 }, () => host.call('fresh')));
+  for (const reply of replies) {
+    assert.equal(reply.json<{ calls: number }>().calls, 1);
+    await assertPath(host, reply, 'booted');
+  }
+});
+
+test('9.2 a booted instance serves later calls hot', async () => {
+  const host = getHost();
+  await host.deploy(kept);
+  for (const calls of [1, 2]) {
+    const reply = await host.call('kept');
+    assert.equal(reply.json<{ calls: number }>().calls, calls);
+    await assertPath(host, reply, 'hot');
+  }
+});
+
+test('9.2 a booted instance has the walls of a forked one', async () => {
+  const host = getHost();
+  const probe = await startProbe(host, 'walls');
+  const view = await probe.ask<View>({ do: 'view' });
+  // Node.js starts threads of its own first: their ids come before the function's.
+  assert.deepEqual([view.pids, view.uid], [[1, view.pid], 1000]);
+  assert.deepEqual([view.interfaces, view.hostname], [['lo'], probe.instanceId]);
+  const points = view.mounts.map(({ point }) => point).toSorted();
+  assert.deepEqual(points, ['/', '/dev', '/dev/shm', '/proc', '/tmp']);
+  assert.ok(uidBaseOf(probe.functionPid) >= 65_536);
+  const inside = namespacesOf(probe.functionPid);
+  assert.deepEqual(namespacesOf(probe.initPid), inside);
+  for (const outside of [namespacesOf('self'), namespacesOf(host.pid)])
+    for (const [kind, namespace] of Object.entries(inside))
+      assert.notEqual(namespace, outside[kind], kind);
+  for (const pid of [probe.initPid, probe.functionPid]) {
+    const status = readFileSync(`/proc/${pid}/status`, 'utf8');
+    for (const set of ['CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb'])
+      assert.ok(status.includes(`${set}:\t0000000000000000\n`), set);
+    assert.match(status, /^NoNewPrivs:\t1$/m);
+    assert.match(status, /^Seccomp:\t2$/m);
+    for (const fd of readdirSync(`/proc/${pid}/fd`))
+      assert.match(readlinkSync(`/proc/${pid}/fd/${fd}`), harmlessDescriptor, `descriptor ${fd}`);
+  }
+});
+
+/** Nothing that is a file, a directory, a namespace or a group of the host. */
+const harmlessDescriptor =
+  /^(pipe|socket):\[\d+\]$|^anon_inode:\[(eventpoll|eventfd|signalfd|io_uring)\]$|\/null$/;
