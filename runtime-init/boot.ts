@@ -7,7 +7,7 @@
  * then the groups to join. Of the function: 3 invoke, 4 what it is to be.
  */
 import { spawn } from 'node:child_process';
-import { closeSync, readFileSync } from 'node:fs';
+import { closeSync, readFileSync, writeSync } from 'node:fs';
 import { encodeJsonFrame, frameType } from '../host/protocol/frame.ts';
 import type { ContainerIdentity, ZygoteSetup } from '../host/protocol/zygote.ts';
 import { exitNow } from '../host/sys/fork.ts';
@@ -107,6 +107,7 @@ export function bootFunction(): void {
   leaveThroughExitNow();
   connectToHost(invoke);
   sendToHost(encodeJsonFrame(frameType.parked, 0, { steps: [] }));
+  writeSync(assign, '.');
   const text = readFileSync(assign, 'utf8');
   closeSync(assign);
   // The zygote could not give it a root, or the host took the container down.

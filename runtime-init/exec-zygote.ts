@@ -6,7 +6,7 @@
  * changed from here, under its feet.
  */
 import { spawn } from 'node:child_process';
-import { closeSync, openSync, readlinkSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, openSync, readlinkSync, readSync, writeFileSync, writeSync } from 'node:fs';
 import { nowNs } from '../host/base/clock.ts';
 import { messageOf } from '../host/base/errors.ts';
 import type { Step } from '../host/base/channels.ts';
@@ -30,7 +30,7 @@ import {
   setUmask,
   waitReadable,
 } from '../host/sys/process.ts';
-import { pipe } from '../host/sys/socket.ts';
+import { socketPair } from '../host/sys/socket.ts';
 import { bootCommand, type Boot } from './boot.ts';
 import { fdFor, groupByRole } from './container-start.ts';
 import { makeNetworkNamespace } from './network-namespace.ts';
@@ -48,14 +48,16 @@ const flagOf: Record<Kind, number> = {
 };
 const namespaceTimeoutMs = 5000;
 
-/** A container whose function process waits for its function. */
+/** A container without a function yet. */
 interface Waiting {
   /** Where the host will send the function. */
   invoke: number;
   mountNamespace: number;
   mounts: Mounts;
-  /** Where the function process reads what it is to be. */
+  /** The function process says here that it has booted, and hears what it is to be. */
   assign: number;
+  /** Until then both processes need the root that they were started in. */
+  booted: boolean;
 }
 
 /** What the function process is told, as JSON, when its root is there. */
@@ -72,11 +74,16 @@ export function serveByExec(setup: ZygoteSetup, reason: string): never {
   const waiting: Waiting[] = [];
   answer({ id: 0, mode: 'exec', reason } satisfies ZygoteHello);
   for (;;) {
-    const readable = waitReadable([zygoteSocketFd, ...waiting.map(({ invoke }) => invoke)], -1);
+    const readable = waitReadable([zygoteSocketFd, ...waiting.map(awaited)], -1);
     while (reapChild() !== undefined);
-    for (const container of waiting.filter(({ invoke }) => readable.includes(invoke))) {
+    for (const container of waiting.filter((each) => readable.includes(awaited(each)))) {
+      if (!container.booted && readSync(container.assign, Buffer.alloc(1)) === 1) {
+        container.booted = true;
+        continue;
+      }
       waiting.splice(waiting.indexOf(container), 1);
-      assign(container, own);
+      if (container.booted) assign(container, own);
+      close(container);
     }
     if (!readable.includes(zygoteSocketFd)) continue;
     const received = nextRequest();
@@ -92,6 +99,17 @@ export function serveByExec(setup: ZygoteSetup, reason: string): never {
     }
     for (const fd of fds) closeSync(fd);
   }
+}
+
+/** What happens next to a container happens on this descriptor. */
+function awaited({ booted, assign: assignFd, invoke }: Waiting): number {
+  return booted ? invoke : assignFd;
+}
+
+function close(container: Waiting): void {
+  const mounts = container.mounts.map(([, fd]) => fd);
+  const { invoke, assign: assignFd, mountNamespace } = container;
+  for (const fd of [invoke, assignFd, mountNamespace, ...mounts]) closeSync(fd);
 }
 
 function ownOf(own: Map<Kind, number>, kind: Kind): number {
@@ -114,7 +132,7 @@ interface BootRequest {
 /** Starts PID 1 in fresh namespaces; both of its processes boot while the host goes on. */
 function boot({ request, fds, setup, own }: BootRequest): Waiting {
   const byRole = groupByRole(request.fds, fds);
-  const [assignRead, assignWrite] = pipe();
+  const [assignNear, assignFar] = socketPair('stream');
   try {
     const network = byRole.get('networkNamespace')?.[0];
     if (network === undefined) {
@@ -140,7 +158,7 @@ function boot({ request, fds, setup, own }: BootRequest): Waiting {
         stdout,
         fdFor(byRole, 'control'),
         fdFor(byRole, 'invoke'),
-        assignRead,
+        assignFar,
         fdFor(byRole, 'userNamespace'),
         ...joinFds,
       ],
@@ -149,10 +167,10 @@ function boot({ request, fds, setup, own }: BootRequest): Waiting {
     const mounts = makeMounts(setup.tmpfsBytes);
     answerWithFd(openPidFd(child.pid), { id: request.id, pid: child.pid });
     const invoke = duplicateAbove(fdFor(byRole, 'invoke'), 3);
-    return { invoke, mountNamespace, mounts, assign: assignWrite };
+    return { invoke, mountNamespace, mounts, assign: assignNear, booted: false };
   } finally {
     goHome(own);
-    closeSync(assignRead);
+    closeSync(assignFar);
   }
 }
 
@@ -167,7 +185,7 @@ function assign(container: Waiting, own: Map<Kind, number>): void {
     try {
       // PID 1 has mounted it: only a process inside can have the right one.
       const proc = cloneMount({ path: '/proc', recursive: false });
-      enterRoot(rootFd, [['proc', proc], ...container.mounts]);
+      enterRoot(rootFd, [['proc', proc], ...container.mounts.splice(0)]);
     } finally {
       goHome(own);
     }
@@ -177,8 +195,6 @@ function assign(container: Waiting, own: Map<Kind, number>): void {
   } catch (error) {
     // Its end of the pipe closes without a word: the process ends, and the host hears of that.
     process.stderr.write(`Cannot assign a function: ${messageOf(error)}\n`);
-  } finally {
-    for (const fd of [container.invoke, container.assign, container.mountNamespace]) closeSync(fd);
   }
 }
 

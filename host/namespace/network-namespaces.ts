@@ -12,10 +12,13 @@ export interface NetworkNamespacesOptions {
   onError: (message: string) => void;
 }
 
+const refillDelayMs = 20;
+
 export class NetworkNamespaces {
   readonly #options: NetworkNamespacesOptions;
   readonly #ready: number[] = [];
   #filling: Promise<void> | undefined;
+  #timer: NodeJS.Timeout | undefined;
   #closed = false;
 
   constructor(options: NetworkNamespacesOptions) {
@@ -25,7 +28,11 @@ export class NetworkNamespaces {
   /** A descriptor, now the caller's; undefined when none is ready: make one in place then. */
   take(): number | undefined {
     const fd = this.#ready.pop();
-    void this.fill();
+    // Later: the start that takes this one needs the zygote now.
+    this.#timer ??= setTimeout(() => {
+      this.#timer = undefined;
+      void this.fill();
+    }, refillDelayMs);
     return fd;
   }
 
@@ -39,6 +46,7 @@ export class NetworkNamespaces {
 
   close(): void {
     this.#closed = true;
+    clearTimeout(this.#timer);
     for (const fd of this.#ready.splice(0)) closeSync(fd);
   }
 
