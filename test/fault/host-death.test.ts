@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startHost } from '../support/host.ts';
 import { descendantsOf, isRunning, waitFor } from '../support/host-processes.ts';
-import { assertNothingLeft, takeInventory } from '../support/leak-check.ts';
+import { nameHost } from '../support/named-host.ts';
 
 const source = `
 import { spawn } from 'node:child_process';
@@ -17,8 +17,8 @@ export const handler = async (event: any) => {
 };`;
 
 test('containers end with a killed host; the next one starts and leaves nothing', async () => {
-  const inventory = takeInventory({ prefix: 'hatch-test' });
-  const first = await startHost();
+  const named = await nameHost();
+  const first = await startHost({ config: named.config });
   await first.deploy({ manifest: { name: 'f' }, 'handler.ts': source });
   await first.call('f', { orphan: true });
   void first.call('f', { ms: 60_000 }).catch(() => undefined);
@@ -37,12 +37,12 @@ test('containers end with a killed host; the next one starts and leaves nothing'
   const reply = await second.call('f', {});
   assert.equal(reply.json<string>(), 'done');
   await second.stop();
-  await assertNothingLeft(inventory);
+  await named.assertNothingLeft();
 });
 
 test('killed again and again while it starts, a host still comes up', async () => {
-  const inventory = takeInventory({ prefix: 'hatch-test' });
-  let host = await startHost();
+  const named = await nameHost();
+  let host = await startHost({ config: named.config });
   await host.deploy({ manifest: { name: 'f' }, 'handler.ts': source });
   for (let death = 0; death < 3; death++) {
     await host.kill();
@@ -50,5 +50,5 @@ test('killed again and again while it starts, a host still comes up', async () =
     assert.equal((await host.call('f', {})).json<string>(), 'done');
   }
   await host.stop();
-  await assertNothingLeft(inventory);
+  await named.assertNothingLeft();
 });

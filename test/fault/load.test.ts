@@ -4,15 +4,15 @@ import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startHost, type Reply, type TestHost } from '../support/host.ts';
 import { descendantsOf, waitFor } from '../support/host-processes.ts';
-import { assertNothingLeft, takeInventory } from '../support/leak-check.ts';
+import { nameHost } from '../support/named-host.ts';
 
 const source = `
 import { setTimeout as sleep } from 'node:timers/promises';
 export const handler = async (event: any) => { await sleep(event?.ms ?? 0); return process.pid; };`;
 
 test('200 calls at once to a function with no instance are all answered', async () => {
-  const inventory = takeInventory({ prefix: 'hatch-test' });
-  const host = await startHost();
+  const named = await nameHost();
+  const host = await startHost({ config: named.config });
   await host.deploy({
     manifest: { name: 'burst', instancesMax: 40, reuse: 'never', timeoutMs: 60_000 },
     'handler.ts': source,
@@ -28,12 +28,12 @@ test('200 calls at once to a function with no instance are all answered', async 
     async () => (await host.instancesOf('burst')).length === 0,
   );
   await host.stop();
-  await assertNothingLeft(inventory);
+  await named.assertNothingLeft();
 });
 
 test('at the host\u2019s limit functions take turns, and every call is answered', async () => {
-  const inventory = takeInventory({ prefix: 'hatch-test' });
-  const host = await startHost({ config: { instancesMax: 3, uidRanges: 8 } });
+  const named = await nameHost({ instancesMax: 3, uidRanges: 8 });
+  const host = await startHost({ config: named.config });
   const names = ['a', 'b', 'c', 'd', 'e', 'f'];
   for (const name of names) await host.deploy({ manifest: { name }, 'handler.ts': source });
   const replies: Reply[] = [];
@@ -44,7 +44,7 @@ test('at the host\u2019s limit functions take turns, and every call is answered'
   for (const { error } of replies) assert.equal(error, undefined, error?.message);
   assert.ok((await host.status()).instances.length <= 3);
   await host.stop();
-  await assertNothingLeft(inventory);
+  await named.assertNothingLeft();
 });
 
 interface Outcome {
@@ -83,8 +83,8 @@ function keepCalling(host: TestHost): { outcome: Outcome; stop: () => Promise<vo
 
 for (const how of ['SIGTERM', 'Ctrl-C'] as const)
   test(`a host that stops by ${how} under load ends what runs and leaves nothing`, async () => {
-    const inventory = takeInventory({ prefix: 'hatch-test' });
-    const host = await startHost();
+    const named = await nameHost();
+    const host = await startHost({ config: named.config });
     await host.deploy({ manifest: { name: 'work', instancesMax: 6 }, 'handler.ts': source });
     await host.deploy({ manifest: { name: 'long' }, 'handler.ts': source });
     const { outcome, stop } = keepCalling(host);
@@ -105,12 +105,12 @@ for (const how of ['SIGTERM', 'Ctrl-C'] as const)
     assert.deepEqual(outcome.other, []);
     assert.ok(outcome.done > 20, JSON.stringify(outcome));
     await host.stop();
-    await assertNothingLeft(inventory);
+    await named.assertNothingLeft();
   });
 
 test('calls that outlast the drain are told so, and the host ends in time', async () => {
-  const inventory = takeInventory({ prefix: 'hatch-test' });
-  const host = await startHost({ config: { drainMs: 300 } });
+  const named = await nameHost({ drainMs: 300 });
+  const host = await startHost({ config: named.config });
   await host.deploy({ manifest: { name: 'work', timeoutMs: 60_000 }, 'handler.ts': source });
   const endless = host.call('work', { ms: 50_000 });
   await sleep(100);
@@ -120,7 +120,7 @@ test('calls that outlast the drain are told so, and the host ends in time', asyn
   await waitFor('the host has ended', () => !host.alive);
   assert.ok(performance.now() - stoppedAt < 3000);
   await host.stop();
-  await assertNothingLeft(inventory);
+  await named.assertNothingLeft();
 });
 
 function groupOf(pid: number): number {
