@@ -5,7 +5,9 @@
 import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { HatchError } from './base/errors.ts';
+import { makeId } from './base/ids.ts';
 import { openCgroupDriver } from './cgroup/cgroup.ts';
+import { ReadyCgroups } from './cgroup/ready-cgroups.ts';
 import type { HostConfig } from './config.ts';
 import { LayerStore, type StoredImage } from './image/layer-store.ts';
 import { IdRanges } from './namespace/id-ranges.ts';
@@ -14,6 +16,7 @@ import { Pool } from './pool/pool.ts';
 import { compileProfile } from './security/security.ts';
 import { MemoryScratch } from './storage/memory-scratch.ts';
 import { OverlayDriver } from './storage/overlay.ts';
+import type { StorageDriver } from './storage/storage-driver.ts';
 import { cloneMount, mountAttribute, setMountAttributes } from './sys/mount.ts';
 import { Zygote } from './zygote/zygote.ts';
 
@@ -33,6 +36,14 @@ const rootBytesMax = 512 * MiB;
 const tmpfsBytesMax = 64 * MiB;
 /** Enough for a burst; each costs the kernel a few ten KiB. */
 const networkNamespacesReady = 16;
+const cgroupsReady = 16;
+/** Enough for our own code until a function brings limits of its own. */
+const parkedLimits = {
+  memoryBytes: 128 * MiB,
+  cpuCores: undefined,
+  cpuWeight: 100,
+  pidsMax: 64,
+} as const;
 
 /**
  * Needs root and a mount namespace of its own. What an earlier run left under the same names is
@@ -51,6 +62,14 @@ export async function openEngine(
   opened.defer(() => cgroups.close());
   await cgroups.removeAll();
 
+  const ready = new ReadyCgroups({
+    driver: cgroups,
+    limits: parkedLimits,
+    readyCount: cgroupsReady,
+    nextName: () => makeId('i'),
+  });
+  opened.defer(() => ready.close());
+
   const layers = await LayerStore.open({
     root: directory('images'),
     capacityBytes: config.layerCacheBytes,
@@ -62,15 +81,8 @@ export async function openEngine(
 
   const storage = OverlayDriver.open(new MemoryScratch({ sizeBytes: rootBytesMax }));
   opened.defer(() => storage.close());
-  const zygoteRoot = storage.createRoot({
-    id: 'zygote',
-    lowerDirectories: baseImage.layers.map(({ path }) => path),
-    ownerUid: 0,
-    ownerGid: 0,
-  });
-  setMountAttributes(zygoteRoot.mountFd, { attributes: mountAttribute.readOnly });
-
-  const zygote = await startZygote({ config, rootMountFd: zygoteRoot.mountFd, onNotice });
+  const rootMountFd = mountZygoteRoot(storage, baseImage);
+  const zygote = await startZygote({ config, rootMountFd, onNotice });
   opened.defer(() => zygote.stop());
 
   const networks = new NetworkNamespaces({
@@ -90,7 +102,13 @@ export async function openEngine(
   opened.defer(() => idRanges.close());
 
   const pool = Pool.open({
-    parts: { cgroups, storage, idRanges, networks, spawn: (request) => zygote.spawn(request) },
+    parts: {
+      cgroups: ready,
+      storage,
+      idRanges,
+      networks,
+      spawn: (request) => zygote.spawn(request),
+    },
     mode: () => zygote.state.mode,
     parked: config.parked,
     instancesMax: config.instancesMax,
@@ -103,6 +121,18 @@ export async function openEngine(
 
   const all = opened.move();
   return { layers, baseImage, zygote, pool, close: () => all.disposeAsync() };
+}
+
+/** Read-only: the zygote writes nothing, and its children leave it at once. */
+function mountZygoteRoot(storage: StorageDriver, baseImage: StoredImage): number {
+  const { mountFd } = storage.createRoot({
+    id: 'zygote',
+    lowerDirectories: baseImage.layers.map(({ path }) => path),
+    ownerUid: 0,
+    ownerGid: 0,
+  });
+  setMountAttributes(mountFd, { attributes: mountAttribute.readOnly });
+  return mountFd;
 }
 
 function startZygote(options: {

@@ -1,6 +1,8 @@
 /** The zygote's end of its socket to the host. */
 import { closeSync } from 'node:fs';
 import type { ZygoteAnswer, ZygoteHello, ZygoteRequest } from '../host/protocol/zygote.ts';
+import { isErrno } from '../host/sys/errors.ts';
+import { exitNow } from '../host/sys/fork.ts';
 import { receiveMessage, sendMessage } from '../host/sys/socket.ts';
 
 export const zygoteSocketFd = 3;
@@ -19,7 +21,13 @@ export function nextRequest(): ReceivedRequest | undefined {
 }
 
 export function answer(body: ZygoteAnswer | ZygoteHello, fds: readonly number[] = []): void {
-  sendMessage(zygoteSocketFd, Buffer.from(JSON.stringify(body)), fds);
+  try {
+    sendMessage(zygoteSocketFd, Buffer.from(JSON.stringify(body)), fds);
+  } catch (error) {
+    // The host has gone away while it waited for this.
+    if (isErrno(error, 'EPIPE', 'ECONNRESET')) exitNow(0);
+    throw error;
+  }
 }
 
 /** Gives the descriptor away: it is closed here, whatever happens. */

@@ -3,7 +3,6 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { nowNs } from '../base/clock.ts';
 import { channels, type StartPath, type StartRecord, type Step } from '../base/channels.ts';
 import { HatchError, messageOf, toHatchError } from '../base/errors.ts';
-import { makeId } from '../base/ids.ts';
 import type { CgroupLimits } from '../cgroup/cgroup.ts';
 import type { Specialisation } from '../protocol/invoke.ts';
 import type { Output } from '../sandbox/function-channel.ts';
@@ -124,18 +123,15 @@ export class InstanceStarter {
 
   async #tryMakeSandbox(): Promise<Sandbox> {
     if (this.#closedBy !== undefined) throw this.#closedBy;
-    const id = makeId('i');
     const making = Sandbox.create(this.#options.parts, {
-      id,
-      limits: parkedLimits,
-      onOutput: (output) => this.#outputs.get(id)?.(output),
+      onOutput: (id, output) => this.#outputs.get(id)?.(output),
     });
     this.#making.add(making);
     try {
       const sandbox = await making;
       this.#sandboxes.add(sandbox);
       void sandbox.ended.then(() => {
-        this.#outputs.delete(id);
+        this.#outputs.delete(sandbox.id);
         this.#sandboxes.delete(sandbox);
       });
       return sandbox;
@@ -148,14 +144,6 @@ export class InstanceStarter {
     return this.#options.mode() === 'fork' ? 'forked' : 'booted';
   }
 }
-
-/** Enough for our own code until a function brings limits of its own. */
-const parkedLimits: CgroupLimits = {
-  memoryBytes: 128 * MiB,
-  cpuCores: undefined,
-  cpuWeight: 100,
-  pidsMax: 64,
-};
 
 function limitsOf(fn: PoolFunction): CgroupLimits {
   return {

@@ -13,7 +13,7 @@ import { join } from 'node:path';
 import { nowNs } from '../base/clock.ts';
 import { HatchError, messageOf } from '../base/errors.ts';
 import type { Step } from '../base/channels.ts';
-import type { Cgroup, CgroupDriver, CgroupLimits } from '../cgroup/cgroup.ts';
+import type { Cgroup, CgroupLimits } from '../cgroup/cgroup.ts';
 import type { IdRange, IdRanges } from '../namespace/id-ranges.ts';
 import type { NetworkNamespaces } from '../namespace/network-namespaces.ts';
 import type { CallMetadata, Specialisation } from '../protocol/invoke.ts';
@@ -27,11 +27,16 @@ import { InitChannel } from './init-channel.ts';
 import { RawOutput } from './raw-output.ts';
 
 export interface SandboxParts {
-  cgroups: CgroupDriver;
+  cgroups: CgroupSource;
   storage: StorageDriver;
   idRanges: IdRanges;
   networks: NetworkNamespaces;
   spawn: Spawner;
+}
+
+/** Gives out empty groups; the name of its group is a container's id. */
+export interface CgroupSource {
+  take(): Cgroup;
 }
 
 /** Makes the two processes of a container; the descriptors stay the caller's. */
@@ -77,21 +82,23 @@ export class Sandbox {
    */
   static async create(
     parts: SandboxParts,
-    options: { id: string; limits: CgroupLimits; onOutput: (output: Output) => void },
+    options: { onOutput: (id: string, output: Output) => void },
   ): Promise<Sandbox> {
     const range = await parts.idRanges.acquire();
     let cgroup: Cgroup;
     try {
-      cgroup = parts.cgroups.create(options.id, options.limits);
+      cgroup = parts.cgroups.take();
     } catch (error) {
       parts.idRanges.release(range);
       throw error;
     }
-    const sandbox = new Sandbox(parts, range, cgroup, options);
+    const id = cgroup.name;
+    const onOutput = (output: Output): void => options.onOutput(id, output);
+    const sandbox = new Sandbox(parts, range, cgroup, onOutput);
     try {
       await sandbox.#start();
     } catch (error) {
-      const message = `Cannot start container "${options.id}": ${messageOf(error)}`;
+      const message = `Cannot start container "${id}": ${messageOf(error)}`;
       await sandbox.#release(new HatchError('host.start_failed', message, { cause: error }));
       throw new HatchError('host.start_failed', message, { cause: error });
     }
@@ -102,13 +109,13 @@ export class Sandbox {
     parts: SandboxParts,
     range: IdRange,
     cgroup: Cgroup,
-    options: { id: string; onOutput: (output: Output) => void },
+    onOutput: (output: Output) => void,
   ) {
-    this.id = options.id;
+    this.id = cgroup.name;
     this.#parts = parts;
     this.#range = range;
     this.#cgroup = cgroup;
-    this.#onOutput = options.onOutput;
+    this.#onOutput = onOutput;
     const ended = Promise.withResolvers<HatchError>();
     this.ended = ended.promise;
     this.#settleEnded = ended.resolve;
