@@ -24,7 +24,7 @@ export async function assertPath(host: TestHost, reply: Reply, path: StartPath):
   if (startRecord !== undefined) assertSteps(record, startRecord.steps);
 }
 
-/** A container that was parked before had its other steps then; one that boots takes them itself. */
+/** One parked before had its other steps then; one that boots takes them by itself. */
 const expectedSteps: Record<StartPath, string[]> = {
   hot: [],
   parked: ['rootfs', 'drop', 'load'],
