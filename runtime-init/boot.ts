@@ -10,7 +10,7 @@ import { spawn } from 'node:child_process';
 import { closeSync, readFileSync, writeSync } from 'node:fs';
 import { encodeJsonFrame, frameType } from '../host/protocol/frame.ts';
 import type { ContainerIdentity, ZygoteSetup } from '../host/protocol/zygote.ts';
-import { exitNow } from '../host/sys/fork.ts';
+import { exitNow, openPidFd } from '../host/sys/fork.ts';
 import { blockAllSignals, openSignalFd, setDumpable } from '../host/sys/process.ts';
 import { loadSeccompFilter } from '../host/sys/seccomp-filter.ts';
 import type { Assigned } from './exec-zygote.ts';
@@ -27,6 +27,7 @@ export interface Boot {
   joinCount: number;
 }
 
+const reapEveryMs = 1000;
 const nodePath = '/usr/local/bin/node';
 const runtimePath = '/hatch/runtime-init.cjs';
 const nodeArguments = ['--disable-sigusr1', '--disable-warning=ExperimentalWarning'];
@@ -95,7 +96,13 @@ export function bootInit(): void {
   if (child.pid === undefined) exitNow(127);
   closeSync(invoke);
   closeSync(assign);
-  supervise({ control, signals: openSignalFd(), functionPid: child.pid });
+  supervise({
+    control,
+    signals: openSignalFd(),
+    functionPid: child.pid,
+    // Node.js unblocks signals before it starts its threads.
+    unreliable: { functionFd: openPidFd(child.pid), reapEveryMs },
+  });
 }
 
 /** The function process: waits until its root is in place, then loads the function. */

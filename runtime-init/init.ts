@@ -47,18 +47,25 @@ export interface Supervision {
   /** From `openSignalFd`, with all signals blocked in every thread. */
   signals: number;
   functionPid: number;
+  /** For a PID 1 with several threads, of which any may take a signal away from `signals`. */
+  unreliable?: {
+    /** A pidfd of the function process. */
+    functionFd: number;
+    reapEveryMs: number;
+  };
 }
 
 /** What PID 1 does all its life. */
-export function supervise({ control, signals, functionPid }: Supervision): never {
+export function supervise({ control, signals, functionPid, unreliable }: Supervision): never {
   tell(control, { type: 'running' });
+  const watched = [signals, control];
+  if (unreliable !== undefined) watched.push(unreliable.functionFd);
   for (;;) {
-    const readable = waitReadable([signals, control], -1);
+    const readable = waitReadable(watched, unreliable?.reapEveryMs ?? -1);
     if (readable.includes(signals))
-      for (const signal of takeSignals(signals)) {
-        if (signal === SIGCHLD) reapAll(control, functionPid);
-        else sendSignal(functionPid, signal);
-      }
+      for (const signal of takeSignals(signals))
+        if (signal !== SIGCHLD) sendSignal(functionPid, signal);
+    reapAll(control, functionPid);
     if (readable.includes(control)) onControl(control, functionPid);
   }
 }
@@ -108,7 +115,13 @@ function onControl(control: number, functionPid: number): void {
 
 function takeSignals(fd: number): number[] {
   const buffer = Buffer.alloc(signalInfoBytes * 16);
-  const size = readSync(fd, buffer);
+  let size = 0;
+  try {
+    size = readSync(fd, buffer);
+  } catch (error) {
+    // Another thread was quicker.
+    if (!isErrno(error, 'EAGAIN', 'EINTR')) throw error;
+  }
   const signals: number[] = [];
   for (let offset = 0; offset < size; offset += signalInfoBytes)
     signals.push(buffer.readUInt32LE(offset));

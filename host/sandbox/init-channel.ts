@@ -13,6 +13,8 @@ const lineCharsMax = 4096;
 export class InitChannel {
   /** Resolves when PID 1 has given up its rights and runs; rejects when it closed before. */
   readonly running: Promise<void>;
+  /** Resolves when PID 1 is gone and all that it said was read, or after `close`. */
+  readonly ended: Promise<void>;
   /** What PID 1 said of the function's end, once it did. */
   exit: FunctionExit | undefined;
   readonly #socket: Socket;
@@ -34,7 +36,8 @@ export class InitChannel {
       }
     });
     this.#socket.on('error', () => undefined);
-    this.#socket.on('close', () => running.reject(new Error('PID 1 ended')));
+    this.ended = new Promise((resolve) => this.#socket.once('close', resolve));
+    void this.ended.then(() => running.reject(new Error('PID 1 ended')));
   }
 
   /** Passes a signal to the function by way of PID 1. */

@@ -4,6 +4,8 @@ import { StringDecoder } from 'node:string_decoder';
 import type { Output } from './function-channel.ts';
 
 export class RawOutput {
+  /** Resolves when nobody can write any more and all was read, or after `close`. */
+  readonly ended: Promise<void>;
   readonly #socket: Socket;
 
   constructor(fd: number, onOutput: (output: Output) => void) {
@@ -14,6 +16,7 @@ export class RawOutput {
       if (text !== '') onOutput({ callId: 0, stream: 'stdout', text });
     });
     this.#socket.on('error', () => undefined);
+    this.ended = new Promise((resolve) => this.#socket.once('close', resolve));
   }
 
   close(): void {

@@ -8,6 +8,7 @@
  * `assign` gives it one function's root, for good. However it ends, `ended` resolves after the last
  * process is gone, and everything it had is given back.
  */
+import { once } from 'node:events';
 import { closeSync, fchownSync } from 'node:fs';
 import { join } from 'node:path';
 import { nowNs } from '../base/clock.ts';
@@ -55,6 +56,8 @@ export interface Assignment {
 /** User and group of every function, inside its container. */
 export const functionUser = { uid: 1000, gid: 1000 } as const;
 
+/** How long after its death what it said is waited for: it is there, but not read yet. */
+const lastWordsMs = 100;
 /** How long after the end of its channel a function's exit status may come. */
 const exitGraceMs = 500;
 
@@ -254,7 +257,14 @@ export class Sandbox {
   #onGone(): void {
     this.#pidWatch?.close();
     this.#pidWatch = undefined;
-    setImmediate(() => void this.#release(this.#whyItEnded()));
+    void this.#lastWords().then(() => this.#release(this.#whyItEnded()));
+  }
+
+  /** How the function ended and what it wrote last may still be on its way. */
+  async #lastWords(): Promise<void> {
+    const giveUp = AbortSignal.timeout(lastWordsMs);
+    const heard = Promise.all([this.#init?.ended, this.#rawOutput?.ended]);
+    await Promise.race([heard, once(giveUp, 'abort')]);
   }
 
   #whyItEnded(): HatchError {
