@@ -1,15 +1,31 @@
 /** What the parts of a container's start hand to each other. */
-import type { LibuvFds } from './inherited-fds.ts';
+import { closeSync, readSync, writeSync } from 'node:fs';
 import type { ContainerIdentity, FdRole, ZygoteSetup } from '../host/protocol/zygote.ts';
 
 export interface ContainerStart {
   setup: ZygoteSetup;
   identity: ContainerIdentity;
   fds: Map<FdRole, number[]>;
-  /** Descriptors of libuv that a forked child must keep. */
-  libuv: LibuvFds;
+  /** Between PID 1 and the function's process: each tells the other one thing, once. */
+  link: number;
   /** When the zygote took the request. */
   startNs: number;
+}
+
+/** "My namespaces are made" from the function's process, "my rights are gone" from PID 1. */
+export function tellOther(link: number): void {
+  writeSync(link, '.');
+}
+
+/** Waits for the other to have told. Throws when it ended instead. */
+export function hearOther(link: number): void {
+  if (readSync(link, Buffer.alloc(1)) === 0) throw new Error('The other process has ended');
+}
+
+/** Gives up all descriptors of a role: one of a namespace or a group is a right. */
+export function closeRole(fds: Map<FdRole, number[]>, role: FdRole): void {
+  for (const fd of fds.get(role) ?? []) closeSync(fd);
+  fds.delete(role);
 }
 
 export function groupByRole(

@@ -3,23 +3,17 @@
  * takes the container down when the host goes away. It blocks in poll(2), outside any event loop,
  * so an idle container costs no timer and no wake-up.
  */
-import { readSync, writeSync } from 'node:fs';
+import { closeSync, readSync, writeSync } from 'node:fs';
 import type { InitCommand, InitMessage } from '../host/protocol/zygote.ts';
-import { adoptEventLoop, exitNow, reapChild } from '../host/sys/fork.ts';
+import { exitNow, openPidFd, reapChild } from '../host/sys/fork.ts';
 import { isErrno } from '../host/sys/errors.ts';
-import {
-  openSignalFd,
-  restoreSignal,
-  sendSignal,
-  signalInfoBytes,
-  waitReadable,
-} from '../host/sys/process.ts';
-import { fdFor, type ContainerStart } from './container-start.ts';
-import { closeInherited } from './inherited-fds.ts';
+import { joinNamespace, namespaceFlag } from '../host/sys/namespace.ts';
+import { openSignalFd, sendSignal, signalInfoBytes, waitReadable } from '../host/sys/process.ts';
+import { joinGroups, madeNamespaces } from './container.ts';
+import { fdFor, hearOther, tellOther, type ContainerStart } from './container-start.ts';
 import { dropPrivileges } from './privileges.ts';
 
 const SIGKILL = 9;
-const SIGSEGV = 11;
 const SIGTERM = 15;
 const SIGCHLD = 17;
 /** What the function left running gets this long to end by itself. */
@@ -28,17 +22,22 @@ const graceMs = 100;
 const functionPid = 2;
 
 /** Never returns. */
-export function runInit({ setup, identity, fds, libuv }: ContainerStart): never {
-  const control = fdFor(fds, 'control');
-  const userNamespace = fdFor(fds, 'userNamespace');
-  closeInherited(libuv, [control, userNamespace]);
-  // The loop never runs, but V8's garbage collector wakes it, and libuv aborts when it cannot.
-  adoptEventLoop();
-  // Node's own handler would return into the fault for ever: the kernel spares PID 1 the default.
-  restoreSignal(SIGSEGV);
+export function runInit(container: ContainerStart): never {
+  const { setup, identity, fds, link } = container;
+  joinGroups(container);
+  hearOther(link);
+  const functionFd = openPidFd(functionPid);
+  joinNamespace(functionFd, madeNamespaces | namespaceFlag.network);
+  closeSync(functionFd);
   const signals = openSignalFd();
-  dropPrivileges({ userNamespace, identity, seccomp: Buffer.from(setup.seccomp, 'base64') });
-  supervise({ control, signals, functionPid });
+  dropPrivileges({
+    userNamespace: fdFor(fds, 'userNamespace'),
+    identity,
+    seccomp: Buffer.from(setup.seccomp, 'base64'),
+  });
+  tellOther(link);
+  closeSync(link);
+  supervise({ control: fdFor(fds, 'control'), signals, functionPid });
 }
 
 export interface Supervision {

@@ -8,8 +8,7 @@ import { messageOf } from '../host/base/errors.ts';
 import type { Step } from '../host/base/channels.ts';
 import { encodeJsonFrame, FrameReader, frameType } from '../host/protocol/frame.ts';
 import { decodeJson, type Specialisation } from '../host/protocol/invoke.ts';
-import type { ZygoteSetup } from '../host/protocol/zygote.ts';
-import { adoptEventLoop, exitNow, renewRandomness } from '../host/sys/fork.ts';
+import { exitNow } from '../host/sys/fork.ts';
 import { O_PATH, openAt, resolve } from '../host/sys/file.ts';
 import {
   attachMount,
@@ -22,19 +21,15 @@ import {
 } from '../host/sys/mount.ts';
 import {
   changeDirectoryTo,
-  currentPid,
   duplicateTo,
-  resource,
-  setResourceLimit,
   unblockAllSignals,
   waitReadable,
 } from '../host/sys/process.ts';
 import { receiveMessage } from '../host/sys/socket.ts';
-import { fdFor, type ContainerStart } from './container-start.ts';
-import { closeInherited } from './inherited-fds.ts';
+import { fdFor, hearOther, type ContainerStart } from './container-start.ts';
 import { sendToHost } from './output.ts';
 import { dropPrivileges } from './privileges.ts';
-import { FunctionServer, rehearseFunction } from './serve.ts';
+import { FunctionServer } from './serve.ts';
 
 /** Where the zygote's root has an empty directory to build a container's root on. */
 const buildDirectory = '/mnt';
@@ -45,29 +40,18 @@ export type Mounts = [directory: string, mountFd: number][];
 
 /** Returns when the function is loaded, into the event loop that then serves its calls. */
 export function park(container: ContainerStart, parkSteps: Step[]): void {
-  const { setup, fds, libuv } = container;
+  const { setup, fds } = container;
   const invoke = fdFor(fds, 'invoke');
   const userNamespace = fdFor(fds, 'userNamespace');
-  const forkedNs = nowNs();
-  closeInherited(libuv, [invoke, userNamespace]);
-  adoptEventLoop();
-  renewRandomness();
+  const startNs = nowNs();
   const mounts = [makeProc(), ...makeMounts(setup.tmpfsBytes)];
-  takeIdentity(setup);
   const seccomp = Buffer.from(setup.seccomp, 'base64');
   const server = new FunctionServer(invoke);
-  const namespacesNs = parkSteps.at(-1)?.endNs ?? forkedNs;
-  let steps = [
-    ...parkSteps,
-    { name: 'fork', startNs: namespacesNs, endNs: forkedNs },
-    { name: 'renew', startNs: forkedNs, endNs: nowNs() },
-  ];
+  let steps = [...parkSteps, { name: 'mounts', startNs, endNs: nowNs() }];
   // With a function there already, its start reports these steps; else somebody waits for them.
   if (waitReadable([invoke], 0).length === 0) {
     sendToHost(encodeJsonFrame(frameType.parked, 0, { steps }));
     steps = [];
-    // There is time: the pages that a start touches are made our own before there is one.
-    rehearseFunction();
   }
 
   const assigned = waitForFunction(invoke);
@@ -158,10 +142,14 @@ function specialise(assignment: Assignment): void {
   process.chdir('/function');
   dropPrivileges({ userNamespace, identity: container.identity, seccomp });
   unblockAllSignals();
+  const droppedNs = nowNs();
+  // Foreign code runs only beside a PID 1 that has no rights left to steal.
+  hearOther(container.link);
+  closeSync(container.link);
   server.load(specialisation, [
     ...assignment.steps,
     { name: 'rootfs', startNs, endNs: rootedNs },
-    { name: 'drop', startNs: rootedNs, endNs: nowNs() },
+    { name: 'drop', startNs: rootedNs, endNs: droppedNs },
   ]);
 }
 
@@ -187,10 +175,4 @@ export function enterRoot(rootFd: number, mounts: Mounts): void {
   const nothing = openSync('/dev/null', 'r');
   duplicateTo(nothing, 0);
   closeSync(nothing);
-}
-
-function takeIdentity({ openFilesMax }: ZygoteSetup): void {
-  Object.defineProperty(process, 'pid', { value: currentPid(), enumerable: true });
-  setResourceLimit(resource.openFiles, openFilesMax);
-  setResourceLimit(resource.core, 0);
 }

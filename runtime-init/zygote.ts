@@ -6,16 +6,15 @@
 import { closeSync, openSync, readSync, writeFileSync } from 'node:fs';
 import { nowNs } from '../host/base/clock.ts';
 import { messageOf } from '../host/base/errors.ts';
-import type { ZygoteHello, ZygoteRequest, ZygoteSetup } from '../host/protocol/zygote.ts';
-import { exitNow, fork, makeForkable, openPidFd } from '../host/sys/fork.ts';
-import { joinNamespace, namespaceFlag, openOwnNamespace, unshare } from '../host/sys/namespace.ts';
+import type { ZygoteHello, ZygoteSetup } from '../host/protocol/zygote.ts';
+import { exitNow, fork, makeForkable } from '../host/sys/fork.ts';
+import { namespaceFlag, openOwnNamespace, unshare } from '../host/sys/namespace.ts';
 import { blockAllSignals, ignoreSignal, setResourceLimit } from '../host/sys/process.ts';
 import { becomeSessionLeader, resource, waitReadable } from '../host/sys/process.ts';
-import { pipe, receiveMessage, sendMessage, socketPair } from '../host/sys/socket.ts';
-import { startContainer } from './container.ts';
-import { groupByRole } from './container-start.ts';
+import { pipe, receiveMessage } from '../host/sys/socket.ts';
+import { forkBlank, handOver, type Blank } from './blank.ts';
 import { testForking } from './fork-test.ts';
-import { findLoopFds, findThreadFds, closeInherited, type LibuvFds } from './inherited-fds.ts';
+import { findLoopFds, findThreadFds, type LibuvFds } from './inherited-fds.ts';
 import { makeNetworkNamespace } from './network-namespace.ts';
 import { serveByExec } from './exec-zygote.ts';
 import { warmUp } from './warm.ts';
@@ -48,28 +47,21 @@ export async function runZygote(): Promise<void> {
   serveUntilForked(setup, { own: [...loop, ...signalLock], threads: findThreadFds(loop) });
 }
 
-/** A PID 1 that waits, in a pid namespace of its own, for what it is to become. */
-interface SpareInit {
-  pid: number;
-  pidFd: number;
-  socketFd: number;
-}
-
-/**
- * Namespaces are pooled, and a pid namespace lives by its PID 1: so many are kept, forked when
- * there is nothing else to do. The function's own process is forked when it is asked for.
- */
-const spareInitsMax = 2;
+/** Pairs of processes kept for the next containers. */
+const blanksMax = 2;
+/** They are forked when nothing was asked for so long: a start under way needs the processors. */
+const quietMs = 5;
 
 /** Returns in a child only; the zygote itself leaves when the host closes the socket. */
 function serveUntilForked(setup: ZygoteSetup, libuv: LibuvFds): void {
-  const own = { pid: openOwnNamespace('pid'), network: openOwnNamespace('net') };
-  const spares: SpareInit[] = [];
+  const network = openOwnNamespace('net');
+  const options = { pidNamespace: openOwnNamespace('pid'), setup, libuv };
+  const blanks: Blank[] = [];
   for (;;) {
-    if (spares.length < spareInitsMax && waitReadable([zygoteSocketFd], 0).length === 0) {
-      const spare = forkInit(own.pid, setup, libuv);
-      if (spare === undefined) return;
-      spares.push(spare);
+    if (blanks.length < blanksMax && waitReadable([zygoteSocketFd], quietMs).length === 0) {
+      const blank = forkBlank(options);
+      if (blank === undefined) return;
+      blanks.push(blank);
       continue;
     }
     const received = nextRequest();
@@ -78,66 +70,25 @@ function serveUntilForked(setup: ZygoteSetup, libuv: LibuvFds): void {
     const startNs = nowNs();
     try {
       if (request.type === 'fork') {
-        const init = spares.shift() ?? forkInit(own.pid, setup, libuv);
-        if (init === undefined) return;
-        handOver(init, { request, startNs }, fds);
+        const blank = blanks.shift() ?? forkBlank(options);
+        if (blank === undefined) return;
+        try {
+          handOver(blank, { request, startNs }, fds);
+        } catch (error) {
+          closeSync(blank.pidFd);
+          throw error;
+        }
+        answerWithFd(blank.pidFd, { id: request.id, pid: blank.pid });
       } else if (request.type === 'userNamespace') {
         answerWithFd(makeUserNamespace(request), { id: request.id });
       } else {
-        answerWithFd(makeNetworkNamespace(own.network), { id: request.id });
+        answerWithFd(makeNetworkNamespace(network), { id: request.id });
       }
     } catch (error) {
       answer({ id: request.id, error: messageOf(error) });
     }
     for (const fd of fds) closeSync(fd);
   }
-}
-
-/** Undefined in the child, once it has become a container's function process. */
-function forkInit(
-  ownPidNamespace: number,
-  setup: ZygoteSetup,
-  libuv: LibuvFds,
-): SpareInit | undefined {
-  const [near, far] = socketPair('seqpacket');
-  unshare(namespaceFlag.pid);
-  const pid = fork();
-  if (pid === 0) {
-    // The other spares' sockets too, or those would outlive the zygote.
-    closeInherited(libuv, [far]);
-    becomeContainer(far, setup, libuv);
-    return undefined;
-  }
-  joinNamespace(ownPidNamespace, namespaceFlag.pid);
-  closeSync(far);
-  return { pid, pidFd: openPidFd(pid), socketFd: near };
-}
-
-interface HandOver {
-  request: Extract<ZygoteRequest, { type: 'fork' }>;
-  startNs: number;
-}
-
-function handOver(init: SpareInit, work: HandOver, fds: readonly number[]): void {
-  try {
-    sendMessage(init.socketFd, Buffer.from(JSON.stringify(work)), fds);
-  } catch (error) {
-    closeSync(init.pidFd);
-    throw error;
-  } finally {
-    closeSync(init.socketFd);
-  }
-  answerWithFd(init.pidFd, { id: work.request.id, pid: init.pid });
-}
-
-function becomeContainer(socket: number, setup: ZygoteSetup, libuv: LibuvFds): void {
-  const message = receiveMessage(socket);
-  // The zygote is gone, and nobody was promised this one.
-  if (message === undefined) exitNow(0);
-  closeSync(socket);
-  const { request, startNs } = JSON.parse(message.bytes.toString()) as HandOver;
-  const fds = groupByRole(request.fds, message.fds);
-  startContainer({ setup, identity: request.container, fds, libuv, startNs });
 }
 
 /** A user namespace lives by its descriptor: the process that made it need not stay. */

@@ -141,9 +141,15 @@ export class Zygote {
 
   /** Make before break: the old one serves until the new one has warmed up. */
   #replace(): void {
+    const replaced = this.#current;
     this.#replacement ??= ZygoteProcess.start(this.#options)
       .then(async (next) => {
         const old = this.#current;
+        // It died meanwhile, and another has taken its place: one is enough.
+        if (old !== replaced) {
+          next.close();
+          return;
+        }
         this.#adopt(next);
         await old.drained();
         old.close();
