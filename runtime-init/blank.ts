@@ -55,8 +55,6 @@ export function forkBlank({ pidNamespace, setup, libuv }: BlankOptions): Blank |
   unshare(namespaceFlag.pid);
   const pid = fork();
   if (pid === 0) {
-    // The sockets of other pairs too, or those would outlive the zygote.
-    closeInherited(libuv, [initFar, functionFar]);
     becomePair({ initFar, functionFar, setup, libuv });
     return undefined;
   }
@@ -94,12 +92,16 @@ interface Pair {
   libuv: LibuvFds;
 }
 
-/** In PID 1. Returns in its child only. */
+/**
+ * In PID 1. Returns in its child only. Nothing is closed before the second fork: libuv makes a new
+ * signal lock at each, with the lowest free numbers, and those have to stay the known ones.
+ */
 function becomePair({ initFar, functionFar, setup, libuv }: Pair): void {
   const [initLink, functionLink] = socketPair('stream');
   // The zygote ignores it, and with that PID 1 would never learn how its children ended.
   restoreSignal(SIGCHLD);
   if (fork() === 0) {
+    // The sockets of other pairs too, or those would outlive the zygote.
     closeInherited(libuv, [functionFar, functionLink]);
     adoptEventLoop();
     renewRandomness();

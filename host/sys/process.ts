@@ -20,6 +20,8 @@ const SIG_BLOCK = 0;
 const SIG_SETMASK = 2;
 const SFD_CLOEXEC = 0o2000000;
 const SFD_NONBLOCK = 0o4000;
+const EFD_CLOEXEC = 0o2000000;
+const EFD_NONBLOCK = 0o4000;
 const SIG_DFL = 0n;
 const SIG_IGN = 1n;
 
@@ -195,8 +197,7 @@ export function duplicateTo(from: number, to: number): void {
 
 /** Puts one new eventfd of our own in place of each: writing to them then concerns nobody else. */
 export function replaceWithEventFd(fds: readonly number[]): void {
-  const EFD_CLOEXEC_NONBLOCK = 0o2000000 | 0o4000;
-  const own = eventfdCall(0, EFD_CLOEXEC_NONBLOCK);
+  const own = eventfdCall(0, EFD_CLOEXEC | EFD_NONBLOCK);
   for (const fd of fds) dup2Call(own, fd);
   closeRangeCall(own, own, 0);
 }
