@@ -39,7 +39,7 @@ async function main(pattern: string | undefined): Promise<void> {
     process.exitCode = 1;
     return;
   }
-  const before = takeInventory({ allMounts: true });
+  const before = takeInventory({ allMounts: true, ownDescriptors: false });
   await printReport(runGroups(files));
   let clean = true;
   try {

@@ -61,8 +61,6 @@ export function bootCommand({ setup, identity, joinCount }: Boot): [string, ...s
     '--no-new-privs',
     `--securebits=${securebits.map((bit) => `+${bit}`).join(',')}`,
   ];
-  // Every thread that Node.js starts must leave signals to PID 1's own loop.
-  const blockSignals = ['/usr/bin/env', '--block-signal'];
   return [
     '/bin/busybox',
     'sh',
@@ -72,7 +70,6 @@ export function bootCommand({ setup, identity, joinCount }: Boot): [string, ...s
     ...joinCgroupNamespace,
     ...joinUserNamespace,
     ...dropRights,
-    ...blockSignals,
     nodePath,
     ...nodeArguments,
     runtimePath,

@@ -21,6 +21,8 @@ export interface InventoryOptions {
   directories?: string[];
   /** Count mounts of any name: for whoever has a mount namespace of its own. */
   allMounts?: boolean;
+  /** Count this process's descriptors; not for a runner, whose tests are other processes. */
+  ownDescriptors?: boolean;
 }
 
 export interface Inventory {
@@ -33,16 +35,16 @@ const repository = join(import.meta.dirname, '..', '..');
 
 /** Looks at mounts, cgroups, network names, nft tables, descriptors, processes and directories. */
 export function takeInventory(options: InventoryOptions = {}): Inventory {
-  const { prefix = 'hatch', directories = [], allMounts = false } = options;
+  const { prefix = 'hatch', directories = [], allMounts = false, ownDescriptors = true } = options;
   const things = new Map([
     ...mounts(prefix, allMounts),
     ...cgroups(prefix),
     ...networks(prefix),
     ...processes(prefix),
     ...paths(prefix, directories),
-    ...descriptors(),
+    ...(ownDescriptors ? descriptors() : []),
   ]);
-  return { options: { prefix, directories, allMounts }, things };
+  return { options: { prefix, directories, allMounts, ownDescriptors }, things };
 }
 
 /** Waits up to `timeoutMs` for asynchronous teardown, then fails with a list of what is left. */
