@@ -37,6 +37,7 @@ const tmpfsBytesMax = 64 * MiB;
 /** Enough for a burst; each costs the kernel a few ten KiB. */
 const networkNamespacesReady = 16;
 const cgroupsReady = 16;
+const spareRoots = 16;
 /** Enough for our own code until a function brings limits of its own. */
 const parkedLimits = {
   memoryBytes: 128 * MiB,
@@ -79,7 +80,9 @@ export async function openEngine(
   const lease = layers.acquire(baseImage.layers.map(({ chainId }) => chainId));
   opened.defer(() => lease.release());
 
-  const storage = OverlayDriver.open(new MemoryScratch({ sizeBytes: rootBytesMax }));
+  const storage = OverlayDriver.open(
+    new MemoryScratch({ sizeBytes: rootBytesMax, spareCount: spareRoots }),
+  );
   opened.defer(() => storage.close());
   const rootMountFd = mountZygoteRoot(storage, baseImage);
   const zygote = await startZygote({ config, rootMountFd, onNotice });

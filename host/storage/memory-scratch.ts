@@ -13,34 +13,39 @@ const inodesMin = 4096;
 // An inode costs the kernel about 1 KiB that `size` does not count: one for each 4 KiB of it.
 const bytesPerInode = 4096;
 
+export interface MemoryScratchOptions {
+  /** The limit of each root. */
+  sizeBytes: number;
+  /** How many to keep ready: making one is half of what a root costs. */
+  spareCount?: number;
+}
+
+/** A start is over by then; the next one is made in a turn of its own. */
+const refillDelayMs = 20;
+
+interface Tmpfs {
+  fd: number;
+  directory: string;
+}
+
 export class MemoryScratch implements ScratchSpace {
   readonly persistent = false;
   readonly #sizeBytes: number;
+  readonly #spareCount: number;
+  readonly #spares: Tmpfs[] = [];
+  #timer: NodeJS.Timeout | undefined;
+  #closed = false;
 
-  /** `sizeBytes` is the limit of each root. */
-  constructor(options: { sizeBytes: number }) {
-    this.#sizeBytes = options.sizeBytes;
+  constructor({ sizeBytes, spareCount = 0 }: MemoryScratchOptions) {
+    this.#sizeBytes = sizeBytes;
+    this.#spareCount = spareCount;
+    this.#refillLater();
   }
 
   take(sizeBytes = this.#sizeBytes): Scratch {
-    const inodes = Math.max(inodesMin, Math.ceil(sizeBytes / bytesPerInode));
-    const fd = createMount({
-      type: 'tmpfs',
-      options: [
-        { key: 'size', value: String(sizeBytes) },
-        { key: 'nr_inodes', value: String(inodes) },
-        { key: 'mode', value: '0700' },
-      ],
-      attributes: mountAttribute.noSuid | mountAttribute.noDev,
-    });
-    const directory = `/proc/self/fd/${fd}`;
-    try {
-      mkdirSync(`${directory}/upper`, 0o755);
-      mkdirSync(`${directory}/work`, 0o700);
-    } catch (error) {
-      closeSync(fd);
-      throw error;
-    }
+    const spare = sizeBytes === this.#sizeBytes ? this.#spares.shift() : undefined;
+    this.#refillLater();
+    const { fd, directory } = spare ?? makeTmpfs(sizeBytes);
     // The last close frees every page: not on this thread.
     return { directory, release: () => closeInBackground(fd) };
   }
@@ -48,5 +53,45 @@ export class MemoryScratch implements ScratchSpace {
   /** Nothing survives the process that made it. */
   async removeAll(): Promise<void> {}
 
-  async close(): Promise<void> {}
+  async close(): Promise<void> {
+    this.#closed = true;
+    clearTimeout(this.#timer);
+    await Promise.all(this.#spares.splice(0).map(({ fd }) => closeInBackground(fd)));
+  }
+
+  #refillLater(): void {
+    if (this.#closed || this.#spares.length >= this.#spareCount) return;
+    this.#timer ??= setTimeout(() => {
+      this.#timer = undefined;
+      try {
+        this.#spares.push(makeTmpfs(this.#sizeBytes));
+      } catch {
+        // The next taker makes its own, and is told what is wrong.
+        return;
+      }
+      this.#refillLater();
+    }, refillDelayMs);
+  }
+}
+
+function makeTmpfs(sizeBytes: number): Tmpfs {
+  const inodes = Math.max(inodesMin, Math.ceil(sizeBytes / bytesPerInode));
+  const fd = createMount({
+    type: 'tmpfs',
+    options: [
+      { key: 'size', value: String(sizeBytes) },
+      { key: 'nr_inodes', value: String(inodes) },
+      { key: 'mode', value: '0700' },
+    ],
+    attributes: mountAttribute.noSuid | mountAttribute.noDev,
+  });
+  const directory = `/proc/self/fd/${fd}`;
+  try {
+    mkdirSync(`${directory}/upper`, 0o755);
+    mkdirSync(`${directory}/work`, 0o700);
+  } catch (error) {
+    closeSync(fd);
+    throw error;
+  }
+  return { fd, directory };
 }

@@ -138,8 +138,10 @@ async function loadHello(engine: Engine, stateDirectory: string): Promise<PoolFu
 }
 
 /** PID 1 of each container: the zygote is their parent until it ends. */
+/** PID 1 of each; the pairs that the zygote keeps for the next ones still belong to root. */
 function containersOf(zygotePid: number): number[] {
-  return childrenOf(zygotePid);
+  const isRoots = (pid: number) => /^Uid:\s+0\s/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
+  return childrenOf(zygotePid).filter((pid) => !isRoots(pid));
 }
 
 function childrenOf(pid: number): number[] {
