@@ -162,13 +162,17 @@ export class Sandbox {
       ownerUid: this.#range.firstHostId,
       ownerGid: this.#range.firstHostId,
     });
+    const overlaidNs = nowNs();
     const loaded = channel.assign(specialisation, this.#root.mountFd);
     this.#root.closeMount();
     const steps = await loaded;
-    // Foreign code may run only beside a PID 1 that has no rights left to steal.
+    // The function's process has waited for this before it loaded anything: it is there by now.
     await this.#init?.running;
-    const limiting = { name: 'limits', startNs, endNs: limitedNs };
-    return [limiting, ...steps.map((step) => spanFrom(step, 'rootfs', limitedNs))];
+    return [
+      { name: 'limits', startNs, endNs: limitedNs },
+      { name: 'overlay', startNs: limitedNs, endNs: overlaidNs },
+      ...steps,
+    ];
   }
 
   /** `onStart` gets the call's number before anything is sent. Rejects with `function.*`. */
@@ -307,9 +311,4 @@ export class Sandbox {
       this.#parts.idRanges.release(this.#range);
     this.#settleEnded(this.#reason ?? reason);
   }
-}
-
-/** The host's share of a step belongs to it: the step begins where the host began. */
-function spanFrom(step: Step, name: string, startNs: number): Step {
-  return step.name === name ? { ...step, startNs } : step;
 }

@@ -26,7 +26,7 @@ const paths: { path: StartPath; kind: HostKind; fn: string }[] = [
 const meanings: Record<StartPath, string> = {
   hot: 'an instance that is there already',
   parked: 'a container made ahead gets the function',
-  forked: 'the zygote forks a container now',
+  forked: 'a container made now, of forked processes',
   booted: 'a container that boots its Node.js',
 };
 
