@@ -59,8 +59,9 @@ test('9.2 a booted instance has the walls of a forked one', async () => {
 });
 
 /**
- * No directory, namespace or group; the pidfd is of its own function. A Node.js that boots reads the certificates of its image in a
- * thread of its own, and PID 1 may leave its event loop for good before that is done.
+ * No directory, namespace or group; the pidfd is of its own function. A Node.js that boots reads
+ * the certificates of its image in a thread of its own, and PID 1 may leave its event loop for good
+ * before that is done.
  */
 const harmless = new RegExp(
   [
