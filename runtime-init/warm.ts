@@ -79,14 +79,16 @@ export async function warmUp(setup: ZygoteSetup): Promise<void> {
     rehearseStart(setup);
     // Sockets close in the next turns of the event loop.
     for (let turn = 0; turn < 3; turn++) await new Promise((resolve) => setImmediate(resolve));
-    collectGarbage();
   } finally {
     Math.random = random;
   }
 }
 
-/** What the rehearsals left must not be copied page by page into every child. */
-function collectGarbage(): void {
+/**
+ * Before the first fork: what was left lying about must not be copied page by page into every
+ * child.
+ */
+export function collectGarbage(): void {
   setFlagsFromString('--expose-gc');
   const collect = runInNewContext('gc') as (options: { type: string; flavor: string }) => void;
   // "last-resort" gives back what the young generation had grown to: each page costs every fork.

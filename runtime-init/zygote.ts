@@ -17,7 +17,7 @@ import { testForking } from './fork-test.ts';
 import { findLoopFds, findThreadFds, type LibuvFds } from './inherited-fds.ts';
 import { makeNetworkNamespace } from './network-namespace.ts';
 import { serveByExec } from './exec-zygote.ts';
-import { warmUp } from './warm.ts';
+import { collectGarbage, warmUp } from './warm.ts';
 import { answer, answerWithFd, nextRequest, zygoteSocketFd } from './zygote-socket.ts';
 
 const SIGCHLD = 17;
@@ -44,6 +44,7 @@ export async function runZygote(): Promise<void> {
   ignoreSignal(SIGCHLD);
   answer({ id: 0, mode: 'fork' } satisfies ZygoteHello);
   const loop = findLoopFds();
+  collectGarbage();
   serveUntilForked(setup, { own: [...loop, ...signalLock], threads: findThreadFds(loop) });
 }
 
