@@ -33,7 +33,7 @@ export async function runHost(config: HostConfig): Promise<void> {
   opened.defer(() => engine.close());
   const connection = await joinNats(config, log, opened);
   await serve({ config, log, engine, connection, opened });
-  log.info({ nats: connection.getServer(), ...engine.zygote.state }, 'Host is ready');
+  log.info({ nats: connection.getServer(), zygote: engine.zygote.state }, 'Host is ready');
 
   log.info({ signal: await stopping }, 'Host is stopping');
 }
