@@ -3,24 +3,9 @@
  * shape; so has the fake that the tests of dispatch use.
  */
 import type { CopyUp, StartPath, StartRecord } from '../base/channels.ts';
+import type { CallRequest } from '../pool/instance.ts';
 import type { PoolFunction } from '../pool/pool-function.ts';
-
-export interface CallRequest {
-  requestId: string;
-  subject: string;
-  /** Absent when the message had none. */
-  headers?: Record<string, string[]>;
-  /** From 1. */
-  attempt: number;
-  /** What is left of the call's time. */
-  timeoutMs: number;
-  payload: Uint8Array;
-}
-
-export interface CallResult {
-  payload: Uint8Array;
-  encoding: 'bytes' | 'json' | 'none';
-}
+import type { CallResult } from '../sandbox/function-channel.ts';
 
 export interface Instance {
   readonly id: string;

@@ -10,7 +10,7 @@ import { channels } from '../../host/base/channels.ts';
 import type { CallRecord } from '../../host/base/channels.ts';
 import { HatchError } from '../../host/base/errors.ts';
 import { Dispatcher } from '../../host/dispatch/dispatcher.ts';
-import type { CallRequest } from '../../host/dispatch/instance-pool.ts';
+import type { CallRequest } from '../../host/pool/instance.ts';
 import type { PoolFunction } from '../../host/pool/pool-function.ts';
 import { startNatsServer } from '../../host/dispatch/nats-server.ts';
 import type { NatsServer } from '../../host/dispatch/nats-server.ts';

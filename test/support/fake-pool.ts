@@ -1,10 +1,10 @@
 /** A pool of instances that are plain functions, for the tests of what stands above the pool. */
 import { HatchError } from '../../host/base/errors.ts';
 import type { CopyUp, StartRecord } from '../../host/base/channels.ts';
+import type { CallRequest } from '../../host/pool/instance.ts';
+import type { CallResult } from '../../host/sandbox/function-channel.ts';
 import type {
   Acquired,
-  CallRequest,
-  CallResult,
   Instance,
   InstancePool,
   PoolStats,
