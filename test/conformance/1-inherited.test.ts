@@ -36,6 +36,21 @@ test('1 no open descriptor leads out of an instance or into another', async () =
   }
 });
 
+// V8 wakes Node's own threads, a child has none of them, and libuv aborts when it cannot write.
+test('1 where the zygote wakes its threads an instance has something harmless', async () => {
+  const host = getHost();
+  const { instanceId } = await startProbe(host, 'wakes');
+  const isCounter = (thing: string | undefined) => thing?.includes('[eventfd]') === true;
+  const wakes = [...openThings(zygoteOf(host.pid))].filter(([, thing]) => isCounter(thing));
+  assert.ok(wakes.length >= 3, 'the main loop and two threads at the least');
+  for (const { hostPid, nsPid } of processesOf(host, instanceId)) {
+    const own = openThings(hostPid);
+    const kept = wakes.filter(([fd]) => isCounter(own.get(fd)));
+    // The main loop's own may have got another number.
+    assert.ok(kept.length >= wakes.length - 1, `process ${nsPid} lacks some of ${wakes.join(' ')}`);
+  }
+});
+
 type Things = Map<string, string>;
 
 function openThings(pid: number): Things {
