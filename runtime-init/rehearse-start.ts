@@ -1,7 +1,7 @@
 /**
  * A container's start, rehearsed in the zygote, so that a child finds the code of its own start
- * compiled and its caches filled. Done are all the steps that can be undone; the thread enters fresh
- * namespaces, builds a root, and comes back.
+ * compiled and its caches filled. Done are all the steps that can be undone; the thread enters
+ * fresh namespaces, builds a root, and comes back.
  */
 import { closeSync, mkdirSync } from 'node:fs';
 import { Socket } from 'node:net';

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { test } from 'node:test';
+import { isErrno } from '../../host/sys/errors.ts';
 import type { RunResult } from '../functions/probe/handler.ts';
 import { processesOf, startProbe } from '../support/containers.ts';
 import { hostForFile } from '../support/file-host.ts';
@@ -56,8 +57,16 @@ type Things = Map<string, string>;
 function openThings(pid: number): Things {
   const things: Things = new Map();
   for (const fd of readdirSync(`/proc/${pid}/fd`)) {
-    const link = readlinkSync(`/proc/${pid}/fd/${fd}`);
-    const info = readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'utf8');
+    let link: string;
+    let info: string;
+    try {
+      link = readlinkSync(`/proc/${pid}/fd/${fd}`);
+      info = readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'utf8');
+    } catch (error) {
+      // The zygote is at work: what it has closed since the list was made is not open.
+      if (isErrno(error, 'ENOENT')) continue;
+      throw error;
+    }
     const id = /^eventfd-id:\s*(\d+)/m.exec(info)?.[1];
     things.set(fd, id === undefined ? link : `${link}${id}`);
   }
