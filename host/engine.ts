@@ -2,16 +2,16 @@
  * The container engine: everything below the pool, opened in order, closed in reverse. It knows
  * nothing of NATS and of what is deployed.
  */
-import { mkdirSync, rmSync } from 'node:fs';
+import { closeSync, mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { HatchError } from './base/errors.ts';
+import { HatchError, messageOf } from './base/errors.ts';
 import { makeId } from './base/ids.ts';
+import { ReadyStock } from './base/ready-stock.ts';
 import { openCgroupDriver } from './cgroup/cgroup.ts';
 import { ReadyCgroups } from './cgroup/ready-cgroups.ts';
 import type { HostConfig } from './config.ts';
 import { LayerStore, type StoredImage } from './image/layer-store.ts';
 import { IdRanges } from './namespace/id-ranges.ts';
-import { NetworkNamespaces } from './namespace/network-namespaces.ts';
 import { Pool } from './pool/pool.ts';
 import { compileProfile } from './security/security.ts';
 import { MemoryScratch } from './storage/memory-scratch.ts';
@@ -36,6 +36,7 @@ const rootBytesMax = 512 * MiB;
 const tmpfsBytesMax = 64 * MiB;
 /** Enough for a burst; each costs the kernel a few ten KiB. */
 const networkNamespacesReady = 16;
+const idRangesReady = 16;
 const cgroupsReady = 16;
 const spareRoots = 16;
 /** Enough for our own code until a function brings limits of its own. */
@@ -80,29 +81,30 @@ export async function openEngine(
   const lease = layers.acquire(baseImage.layers.map(({ chainId }) => chainId));
   opened.defer(() => lease.release());
 
-  const storage = OverlayDriver.open(
-    new MemoryScratch({ sizeBytes: rootBytesMax, spareCount: spareRoots }),
-  );
+  const scratch = new MemoryScratch({ sizeBytes: rootBytesMax, spareCount: spareRoots });
+  const storage = OverlayDriver.open(scratch);
   opened.defer(() => storage.close());
   const rootMountFd = mountZygoteRoot(storage, baseImage);
   const zygote = await startZygote({ config, rootMountFd, onNotice });
   opened.defer(() => zygote.stop());
 
-  const networks = new NetworkNamespaces({
-    readyCount: networkNamespacesReady,
+  // Each is given away once: the kernel destroys it with its container, in the background.
+  const networks = new ReadyStock({
+    count: networkNamespacesReady,
     make: () => zygote.makeNetworkNamespace(),
-    onError: onNotice,
+    discard: closeSync,
+    onError: (error) => onNotice(`Cannot make a network namespace: ${messageOf(error)}`),
   });
   opened.defer(() => networks.close());
-  await networks.fill();
   const idRanges = new IdRanges({
     firstHostId: config.uidBase,
     rangesMax: config.uidRanges,
     layersDirectory: layers.layersDirectory,
     mountDirectory: directory('run/layers'),
-    makeUserNamespace: (range) => zygote.makeUserNamespace(range),
+    readyCount: idRangesReady,
   });
   opened.defer(() => idRanges.close());
+  await Promise.all([ready, scratch, networks, idRanges].map((stock) => stock.fill()));
 
   const pool = Pool.open({
     parts: {

@@ -6,7 +6,7 @@
  * changed from here, under its feet.
  */
 import { spawn } from 'node:child_process';
-import { closeSync, openSync, readlinkSync, readSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, readSync, writeSync } from 'node:fs';
 import { nowNs } from '../host/base/clock.ts';
 import { messageOf } from '../host/base/errors.ts';
 import type { Step } from '../host/base/channels.ts';
@@ -46,7 +46,6 @@ const flagOf: Record<Kind, number> = {
   net: namespaceFlag.network,
   pid: namespaceFlag.pid,
 };
-const namespaceTimeoutMs = 5000;
 
 /** A container without a function yet. */
 interface Waiting {
@@ -91,8 +90,6 @@ export function serveByExec(setup: ZygoteSetup, reason: string): never {
     const { request, fds } = received;
     try {
       if (request.type === 'fork') waiting.push(boot({ request, fds, setup, own }));
-      else if (request.type === 'userNamespace')
-        answerWithFd(makeUserNamespace(request), { id: request.id });
       else answerWithFd(makeNetworkNamespace(ownOf(own, 'net')), { id: request.id });
     } catch (error) {
       answer({ id: request.id, error: messageOf(error) });
@@ -195,32 +192,5 @@ function assign(container: Waiting, own: Map<Kind, number>): void {
   } catch (error) {
     // Its end of the pipe closes without a word: the process ends, and the host hears of that.
     process.stderr.write(`Cannot assign a function: ${messageOf(error)}\n`);
-  }
-}
-
-/** A user namespace lives by its descriptor: the process that made it need not stay. */
-function makeUserNamespace(range: { firstHostId: number; count: number }): number {
-  const child = spawn('/bin/busybox', ['unshare', '-U', '/bin/busybox', 'sleep', '60'], {
-    stdio: 'ignore',
-  });
-  const { pid } = child;
-  if (pid === undefined) throw new Error('Cannot execute "/bin/busybox"');
-  try {
-    waitForNamespace(pid);
-    const map = `0 ${range.firstHostId} ${range.count}`;
-    writeFileSync(`/proc/${pid}/uid_map`, map);
-    writeFileSync(`/proc/${pid}/gid_map`, map);
-    return openSync(`/proc/${pid}/ns/user`, 'r');
-  } finally {
-    child.kill('SIGKILL');
-  }
-}
-
-function waitForNamespace(pid: number): void {
-  const mine = readlinkSync('/proc/self/ns/user');
-  const deadlineNs = nowNs() + namespaceTimeoutMs * 1e6;
-  while (readlinkSync(`/proc/${pid}/ns/user`) === mine) {
-    if (nowNs() > deadlineNs) throw new Error('Process did not enter a user namespace');
-    waitReadable([], 1);
   }
 }

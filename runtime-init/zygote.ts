@@ -1,17 +1,17 @@
 /**
  * The zygote: a warm Node.js that waits, outside its event loop, for requests to fork containers
- * and to make namespaces. It never runs a function's code and never returns from its loop, except
- * in a child, which unwinds into a fresh event loop of its own.
+ * and to make network namespaces. It never runs a function's code and never returns from its loop,
+ * except in a child, which unwinds into a fresh event loop of its own.
  */
-import { closeSync, openSync, readSync, writeFileSync } from 'node:fs';
+import { closeSync } from 'node:fs';
 import { nowNs } from '../host/base/clock.ts';
 import { messageOf } from '../host/base/errors.ts';
 import type { ZygoteHello, ZygoteSetup } from '../host/protocol/zygote.ts';
-import { exitNow, fork, makeForkable } from '../host/sys/fork.ts';
-import { namespaceFlag, openOwnNamespace, unshare } from '../host/sys/namespace.ts';
+import { exitNow, makeForkable } from '../host/sys/fork.ts';
+import { openOwnNamespace } from '../host/sys/namespace.ts';
 import { blockAllSignals, ignoreSignal, setResourceLimit } from '../host/sys/process.ts';
 import { becomeSessionLeader, resource, waitReadable } from '../host/sys/process.ts';
-import { pipe, receiveMessage } from '../host/sys/socket.ts';
+import { receiveMessage } from '../host/sys/socket.ts';
 import { forkBlank, handOver, type Blank } from './blank.ts';
 import { testForking } from './fork-test.ts';
 import { findLoopFds, findThreadFds, type LibuvFds } from './inherited-fds.ts';
@@ -80,8 +80,6 @@ function serveUntilForked(setup: ZygoteSetup, libuv: LibuvFds): void {
           throw error;
         }
         answerWithFd(blank.pidFd, { id: request.id, pid: blank.pid });
-      } else if (request.type === 'userNamespace') {
-        answerWithFd(makeUserNamespace(request), { id: request.id });
       } else {
         answerWithFd(makeNetworkNamespace(network), { id: request.id });
       }
@@ -89,30 +87,5 @@ function serveUntilForked(setup: ZygoteSetup, libuv: LibuvFds): void {
       answer({ id: request.id, error: messageOf(error) });
     }
     for (const fd of fds) closeSync(fd);
-  }
-}
-
-/** A user namespace lives by its descriptor: the process that made it need not stay. */
-function makeUserNamespace(request: { firstHostId: number; count: number }): number {
-  const [goRead, goWrite] = pipe();
-  const [madeRead, madeWrite] = pipe();
-  const pid = fork();
-  if (pid === 0) {
-    unshare(namespaceFlag.user);
-    closeSync(madeWrite);
-    closeSync(goWrite);
-    readSync(goRead, Buffer.alloc(1));
-    exitNow(0);
-  }
-  try {
-    closeSync(madeWrite);
-    // End of file: the child has entered its namespace, or is gone.
-    readSync(madeRead, Buffer.alloc(1));
-    const map = `0 ${request.firstHostId} ${request.count}`;
-    writeFileSync(`/proc/${pid}/uid_map`, map);
-    writeFileSync(`/proc/${pid}/gid_map`, map);
-    return openSync(`/proc/${pid}/ns/user`, 'r');
-  } finally {
-    for (const fd of [goRead, goWrite, madeRead]) closeSync(fd);
   }
 }

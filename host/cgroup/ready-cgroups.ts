@@ -1,4 +1,5 @@
 /** Groups made ahead, all with the same limits: making one is a tenth of a container's start. */
+import { ReadyStock } from '../base/ready-stock.ts';
 import type { Cgroup, CgroupDriver, CgroupLimits } from './cgroup.ts';
 
 export interface ReadyCgroupsOptions {
@@ -10,49 +11,29 @@ export interface ReadyCgroupsOptions {
   nextName: () => string;
 }
 
-/** A start is over by then; the next one is made in a turn of its own. */
-const refillDelayMs = 20;
-
 export class ReadyCgroups {
-  readonly #options: ReadyCgroupsOptions;
-  readonly #ready: Cgroup[] = [];
-  #timer: NodeJS.Timeout | undefined;
-  #closed = false;
+  readonly #make: () => Cgroup;
+  readonly #stock: ReadyStock<Cgroup>;
 
-  constructor(options: ReadyCgroupsOptions) {
-    this.#options = options;
-    this.#refillLater();
+  constructor({ driver, limits, readyCount, nextName }: ReadyCgroupsOptions) {
+    this.#make = () => driver.create(nextName(), limits);
+    this.#stock = new ReadyStock({
+      count: readyCount,
+      make: this.#make,
+      discard: async (cgroup) => void (await cgroup.remove()),
+    });
   }
 
   /** Now the caller's, empty and with its join descriptors open; made on the spot when none is. */
   take(): Cgroup {
-    const taken = this.#ready.shift() ?? this.#make();
-    this.#refillLater();
-    return taken;
+    return this.#stock.take() ?? this.#make();
   }
 
-  async close(): Promise<void> {
-    this.#closed = true;
-    clearTimeout(this.#timer);
-    await Promise.all(this.#ready.splice(0).map((cgroup) => cgroup.remove()));
+  fill(): Promise<void> {
+    return this.#stock.fill();
   }
 
-  #make(): Cgroup {
-    const { driver, nextName, limits } = this.#options;
-    return driver.create(nextName(), limits);
-  }
-
-  #refillLater(): void {
-    if (this.#closed || this.#ready.length >= this.#options.readyCount) return;
-    this.#timer ??= setTimeout(() => {
-      this.#timer = undefined;
-      try {
-        this.#ready.push(this.#make());
-      } catch {
-        // The next taker makes its own, and is told what is wrong.
-        return;
-      }
-      this.#refillLater();
-    }, refillDelayMs);
+  close(): Promise<void> {
+    return this.#stock.close();
   }
 }

@@ -7,6 +7,7 @@
 import { closeSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { HatchError } from '../base/errors.ts';
+import { ReadyStock } from '../base/ready-stock.ts';
 import {
   attachMount,
   cloneMount,
@@ -14,6 +15,7 @@ import {
   mountAttribute,
   setMountAttributes,
 } from '../sys/mount.ts';
+import { makeUserNamespace } from '../sys/user-namespace.ts';
 
 export const idsPerRange = 65_536;
 
@@ -34,32 +36,33 @@ export interface IdRangesOptions {
   layersDirectory: string;
   /** A directory of ours for the mounts, one below it per range, in this mount namespace. */
   mountDirectory: string;
-  makeUserNamespace: (range: { firstHostId: number; count: number }) => Promise<number>;
+  /** How many new ones to keep ready, besides those that were given back. */
+  readyCount: number;
 }
 
 export class IdRanges {
   readonly #options: IdRangesOptions;
   readonly #free: IdRange[] = [];
-  /** Of ranges that could not be made. */
-  readonly #unmade: number[] = [];
+  readonly #stock: ReadyStock<IdRange>;
   #made = 0;
 
   constructor(options: IdRangesOptions) {
     this.#options = options;
+    this.#stock = new ReadyStock({
+      count: options.readyCount,
+      make: () => this.#make(),
+      discard: giveUp,
+    });
   }
 
-  /** The most recently released range, else a new one. Rejects with `host.busy` at the limit. */
-  async acquire(): Promise<IdRange> {
-    const free = this.#free.pop();
-    if (free !== undefined) return free;
-    const unmade = this.#unmade.pop();
-    if (unmade !== undefined) return this.#make(unmade);
-    if (this.#made >= this.#options.rangesMax)
-      throw new HatchError(
-        'host.busy',
-        `All ${this.#made} ranges of user ids are in use: raise uidRanges or try again later`,
-      );
-    return this.#make(this.#made++);
+  /** Resolves when the new ones are ready. */
+  fill(): Promise<void> {
+    return this.#stock.fill();
+  }
+
+  /** The most recently released range, else a new one. Throws `host.busy` at the limit. */
+  acquire(): IdRange {
+    return this.#free.pop() ?? this.#stock.take() ?? this.#make();
   }
 
   /** Only once no process and no file of the container is left. */
@@ -68,41 +71,46 @@ export class IdRanges {
   }
 
   /** Gives up every namespace and mount: no container may be left. */
-  close(): void {
-    for (const { userNamespaceFd, layersDirectory } of this.#free.splice(0)) {
-      closeSync(userNamespaceFd);
-      detachMount(layersDirectory);
-    }
+  async close(): Promise<void> {
+    await this.#stock.close();
+    this.#free.splice(0).forEach(giveUp);
   }
 
-  async #make(index: number): Promise<IdRange> {
-    try {
-      return await this.#open(index);
-    } catch (error) {
-      this.#unmade.push(index);
-      throw error;
-    }
+  #make(): IdRange {
+    const { rangesMax } = this.#options;
+    if (this.#made >= rangesMax)
+      throw new HatchError(
+        'host.busy',
+        `All ${rangesMax} ranges of user ids are in use: raise uidRanges or try again later`,
+      );
+    const range = this.#open(this.#made);
+    this.#made++;
+    return range;
   }
 
-  async #open(index: number): Promise<IdRange> {
+  #open(index: number): IdRange {
     const firstHostId = this.#options.firstHostId + index * idsPerRange;
-    const userNamespaceFd = await this.#options.makeUserNamespace({
-      firstHostId,
-      count: idsPerRange,
-    });
     const layersDirectory = join(this.#options.mountDirectory, String(index));
     mkdirSync(layersDirectory, { recursive: true });
-    const mountFd = cloneMount({ path: this.#options.layersDirectory, recursive: false });
+    const userNamespaceFd = makeUserNamespace({ firstHostId, count: idsPerRange });
     try {
-      setMountAttributes(mountFd, { attributes: mountAttribute.readOnly, userNamespaceFd });
-      // Attached, since overlayfs refuses a directory below a detached idmapped mount.
-      attachMount(mountFd, layersDirectory);
+      const mountFd = cloneMount({ path: this.#options.layersDirectory, recursive: false });
+      try {
+        setMountAttributes(mountFd, { attributes: mountAttribute.readOnly, userNamespaceFd });
+        // Attached, since overlayfs refuses a directory below a detached idmapped mount.
+        attachMount(mountFd, layersDirectory);
+      } finally {
+        closeSync(mountFd);
+      }
     } catch (error) {
       closeSync(userNamespaceFd);
       throw error;
-    } finally {
-      closeSync(mountFd);
     }
     return { index, firstHostId, userNamespaceFd, layersDirectory };
   }
+}
+
+function giveUp({ userNamespaceFd, layersDirectory }: IdRange): void {
+  closeSync(userNamespaceFd);
+  detachMount(layersDirectory);
 }

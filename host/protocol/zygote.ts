@@ -14,7 +14,6 @@ export type FdRole =
 
 export type ZygoteRequest =
   | { type: 'fork'; id: number; fds: FdRole[]; container: ContainerIdentity }
-  | { type: 'userNamespace'; id: number; firstHostId: number; count: number }
   | { type: 'networkNamespace'; id: number };
 
 export type ZygoteAnswer =

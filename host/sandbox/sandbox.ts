@@ -13,10 +13,10 @@ import { closeSync, fchownSync } from 'node:fs';
 import { join } from 'node:path';
 import { nowNs } from '../base/clock.ts';
 import { HatchError, messageOf } from '../base/errors.ts';
+import type { ReadyStock } from '../base/ready-stock.ts';
 import type { Step } from '../base/channels.ts';
 import type { Cgroup, CgroupLimits } from '../cgroup/cgroup.ts';
 import type { IdRange, IdRanges } from '../namespace/id-ranges.ts';
-import type { NetworkNamespaces } from '../namespace/network-namespaces.ts';
 import type { CallMetadata, Specialisation } from '../protocol/invoke.ts';
 import type { ContainerIdentity, FdRole } from '../protocol/zygote.ts';
 import type { StorageDriver, WritableRoot } from '../storage/storage-driver.ts';
@@ -31,7 +31,8 @@ export interface SandboxParts {
   cgroups: CgroupSource;
   storage: StorageDriver;
   idRanges: IdRanges;
-  networks: NetworkNamespaces;
+  /** Descriptors of network namespaces, with their loopback up. */
+  networks: Pick<ReadyStock<number>, 'take'>;
   spawn: Spawner;
 }
 
@@ -87,7 +88,7 @@ export class Sandbox {
     parts: SandboxParts,
     options: { onOutput: (id: string, output: Output) => void },
   ): Promise<Sandbox> {
-    const range = await parts.idRanges.acquire();
+    const range = parts.idRanges.acquire();
     let cgroup: Cgroup;
     try {
       cgroup = parts.cgroups.take();

@@ -5,6 +5,7 @@
  */
 import { close, closeSync, mkdirSync } from 'node:fs';
 import { promisify } from 'node:util';
+import { ReadyStock } from '../base/ready-stock.ts';
 import { createMount, mountAttribute } from '../sys/mount.ts';
 import type { Scratch, ScratchSpace } from './scratch.ts';
 
@@ -20,9 +21,6 @@ export interface MemoryScratchOptions {
   spareCount?: number;
 }
 
-/** A start is over by then; the next one is made in a turn of its own. */
-const refillDelayMs = 20;
-
 interface Tmpfs {
   fd: number;
   directory: string;
@@ -31,20 +29,24 @@ interface Tmpfs {
 export class MemoryScratch implements ScratchSpace {
   readonly persistent = false;
   readonly #sizeBytes: number;
-  readonly #spareCount: number;
-  readonly #spares: Tmpfs[] = [];
-  #timer: NodeJS.Timeout | undefined;
-  #closed = false;
+  readonly #spares: ReadyStock<Tmpfs>;
 
   constructor({ sizeBytes, spareCount = 0 }: MemoryScratchOptions) {
     this.#sizeBytes = sizeBytes;
-    this.#spareCount = spareCount;
-    this.#refillLater();
+    this.#spares = new ReadyStock({
+      count: spareCount,
+      make: () => makeTmpfs(sizeBytes),
+      discard: ({ fd }) => closeInBackground(fd),
+    });
+  }
+
+  /** Resolves when the spare ones are there. */
+  fill(): Promise<void> {
+    return this.#spares.fill();
   }
 
   take(sizeBytes = this.#sizeBytes): Scratch {
-    const spare = sizeBytes === this.#sizeBytes ? this.#spares.shift() : undefined;
-    this.#refillLater();
+    const spare = sizeBytes === this.#sizeBytes ? this.#spares.take() : undefined;
     const { fd, directory } = spare ?? makeTmpfs(sizeBytes);
     // The last close frees every page: not on this thread.
     return { directory, release: () => closeInBackground(fd) };
@@ -53,24 +55,8 @@ export class MemoryScratch implements ScratchSpace {
   /** Nothing survives the process that made it. */
   async removeAll(): Promise<void> {}
 
-  async close(): Promise<void> {
-    this.#closed = true;
-    clearTimeout(this.#timer);
-    await Promise.all(this.#spares.splice(0).map(({ fd }) => closeInBackground(fd)));
-  }
-
-  #refillLater(): void {
-    if (this.#closed || this.#spares.length >= this.#spareCount) return;
-    this.#timer ??= setTimeout(() => {
-      this.#timer = undefined;
-      try {
-        this.#spares.push(makeTmpfs(this.#sizeBytes));
-      } catch {
-        // The next taker makes its own, and is told what is wrong.
-        return;
-      }
-      this.#refillLater();
-    }, refillDelayMs);
+  close(): Promise<void> {
+    return this.#spares.close();
   }
 }
 

@@ -87,11 +87,6 @@ export class Zygote {
     return { pid: answer.pid, pidFd: fdOf(answer) };
   }
 
-  /** A user namespace with its maps written; the descriptor is the caller's. */
-  async makeUserNamespace(range: { firstHostId: number; count: number }): Promise<number> {
-    return fdOf(await this.#ask({ type: 'userNamespace', ...range }));
-  }
-
   /** A network namespace with its loopback up; the descriptor is the caller's. */
   async makeNetworkNamespace(): Promise<number> {
     return fdOf(await this.#ask({ type: 'networkNamespace' }));

@@ -124,7 +124,7 @@ describe('the system layer agrees with the C compiler', () => {
 /** Every `const NAME = number` of host/sys, wherever it stands. */
 function constantsInSource(): { expression: string; value: bigint; where: string }[] {
   const folder = join(import.meta.dirname, '../../../host/sys');
-  const pattern = /const ([A-Z][A-Z0-9_]+) =\s*([-\w<|. ]+);/g;
+  const pattern = /const ([A-Z_][A-Z0-9_]+) =\s*([-\w<|. ]+);/g;
   return fs.readdirSync(folder).flatMap((file) =>
     [...fs.readFileSync(join(folder, file), 'utf8').matchAll(pattern)].map((match) => {
       const name = match[1] ?? '';
