@@ -10,7 +10,7 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { encodeFrame, encodeJsonFrame, FrameReader, frameType } from '../host/protocol/frame.ts';
 import { decodeCall, encodeCall, type Specialisation } from '../host/protocol/invoke.ts';
-import { trimMemory } from '../host/sys/fork.ts';
+import { settleHeap } from '../host/sys/fork.ts';
 import type { ZygoteSetup } from '../host/protocol/zygote.ts';
 import { socketPair } from '../host/sys/socket.ts';
 import { CallContext } from './context.ts';
@@ -93,7 +93,7 @@ export function collectGarbage(): void {
   const collect = runInNewContext('gc') as (options: { type: string; flavor: string }) => void;
   // "last-resort" gives back what the young generation had grown to: each page costs every fork.
   for (let round = 0; round < 2; round++) collect({ type: 'major', flavor: 'last-resort' });
-  trimMemory();
+  settleHeap();
 }
 
 /** sqlite's "experimental" notice belongs to the function that loads it, not to the zygote. */

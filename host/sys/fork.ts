@@ -14,6 +14,11 @@ const MADV_DONTFORK = 10;
 const MADV_DOFORK = 11;
 const WNOHANG = 1;
 
+/** malloc maps larger ones by themselves, and has no smaller ones. */
+const largestGapBytes = 65_536;
+const smallestGapBytes = 24;
+const growTriesMax = 1024;
+
 const forkCall = syscall<[]>('int fork()');
 const exitCall = libraryFunction<[number], void>(null, 'void _exit(int status)');
 const waitpidCall = trySyscall<[number, Uint8Array, number]>(
@@ -36,6 +41,9 @@ const getrandom = syscall<[Uint8Array, number, number]>(
   'long getrandom(uint8_t *buffer, size_t size, unsigned int flags)',
 );
 const mallocTrim = libraryFunction<[number]>(null, 'int malloc_trim(size_t pad)');
+const mallocCall = libraryFunction<[number], bigint>('libc.so.6', 'uint64_t malloc(size_t size)');
+const freeCall = libraryFunction<[bigint], void>('libc.so.6', 'void free(uint64_t block)');
+const sbrk = libraryFunction<[number], bigint>('libc.so.6', 'uint64_t sbrk(intptr_t more)');
 const randPoll = libraryFunction<[]>(null, 'int RAND_poll()');
 
 /** Returns 0 in the child. Call it from straight-line code, never with work in flight. */
@@ -72,9 +80,32 @@ export function makeForkable(): void {
   }
 }
 
-/** Hands free memory back, so that a child neither copies it nor tidies it up page by page. */
-export function trimMemory(): void {
+/**
+ * Before the first fork: hands free memory back, and uses up the gaps in malloc's heap, for good. A
+ * child would fill them one by one, and copy a page for each and for its neighbours in malloc's
+ * lists. So its memory comes in one piece, from the end of the heap, and the gaps stay shared.
+ */
+export function settleHeap(): void {
   mallocTrim(0);
+  const end = blockAtTheEnd();
+  // Small steps where malloc has a list for each size, longer ones where it sorts within a list.
+  const next = (size: number): number => (size > 2048 ? Math.floor(size * 0.8) : size - 16);
+  for (let size = largestGapBytes; size >= smallestGapBytes; size = next(size)) {
+    let block = BigInt(mallocCall(size));
+    while (block < end) block = BigInt(mallocCall(size));
+    freeCall(block);
+  }
+  freeCall(end);
+}
+
+/** The first block for which the heap had to grow: whatever lies before it was in a gap. */
+function blockAtTheEnd(): bigint {
+  for (let tries = 0; tries < growTriesMax; tries++) {
+    const heapEnd = sbrk(0);
+    const block = BigInt(mallocCall(largestGapBytes));
+    if (sbrk(0) !== heapEnd) return block;
+  }
+  throw new Error('The C heap does not grow');
 }
 
 /** In the child, before any I/O: gives libuv's default loop descriptors of its own. */
