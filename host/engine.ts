@@ -17,7 +17,13 @@ import { compileProfile } from './security/security.ts';
 import { MemoryScratch } from './storage/memory-scratch.ts';
 import { OverlayDriver } from './storage/overlay.ts';
 import type { StorageDriver } from './storage/storage-driver.ts';
-import { cloneMount, mountAttribute, setMountAttributes } from './sys/mount.ts';
+import {
+  attachMount,
+  cloneMount,
+  detachMount,
+  mountAttribute,
+  setMountAttributes,
+} from './sys/mount.ts';
 import { Zygote } from './zygote/zygote.ts';
 
 export interface Engine {
@@ -81,20 +87,20 @@ export async function openEngine(
   const lease = layers.acquire(baseImage.layers.map(({ chainId }) => chainId));
   opened.defer(() => lease.release());
 
-  const scratch = new MemoryScratch({ sizeBytes: rootBytesMax, spareCount: spareRoots });
+  const scratch = new MemoryScratch({
+    sizeBytes: rootBytesMax,
+    spareCount: spareRoots,
+    mountPoints: join(config.stateDirectory, 'run/scratch'),
+  });
   const storage = OverlayDriver.open(scratch);
   opened.defer(() => storage.close());
-  const rootMountFd = mountZygoteRoot(storage, baseImage);
-  const zygote = await startZygote({ config, rootMountFd, onNotice });
+  const zygoteRoot = directory('run/zygote-root');
+  mountZygoteRoot(storage, baseImage, zygoteRoot);
+  opened.defer(() => detachMount(zygoteRoot));
+  const zygote = await startZygote({ config, root: zygoteRoot, onNotice });
   opened.defer(() => zygote.stop());
 
-  // Each is given away once: the kernel destroys it with its container, in the background.
-  const networks = new ReadyStock({
-    count: networkNamespacesReady,
-    make: () => zygote.makeNetworkNamespace(),
-    discard: closeSync,
-    onError: (error) => onNotice(`Cannot make a network namespace: ${messageOf(error)}`),
-  });
+  const networks = networkStock(zygote, onNotice);
   opened.defer(() => networks.close());
   const idRanges = new IdRanges({
     firstHostId: config.uidBase,
@@ -128,8 +134,11 @@ export async function openEngine(
   return { layers, baseImage, zygote, pool, close: () => all.disposeAsync() };
 }
 
-/** Read-only: the zygote writes nothing, and its children leave it at once. */
-function mountZygoteRoot(storage: StorageDriver, baseImage: StoredImage): number {
+/**
+ * Read-only: the zygote writes nothing, and its children leave it at once. Attached, since before
+ * Linux 6.15 nothing else can be cloned.
+ */
+function mountZygoteRoot(storage: StorageDriver, baseImage: StoredImage, path: string): void {
   const { mountFd } = storage.createRoot({
     id: 'zygote',
     lowerDirectories: baseImage.layers.map(({ path }) => path),
@@ -137,18 +146,28 @@ function mountZygoteRoot(storage: StorageDriver, baseImage: StoredImage): number
     ownerGid: 0,
   });
   setMountAttributes(mountFd, { attributes: mountAttribute.readOnly });
-  return mountFd;
+  attachMount(mountFd, path);
+}
+
+/** Each is given away once: the kernel destroys it with its container, in the background. */
+function networkStock(zygote: Zygote, onNotice: (message: string) => void): ReadyStock<number> {
+  return new ReadyStock({
+    count: networkNamespacesReady,
+    make: () => zygote.makeNetworkNamespace(),
+    discard: closeSync,
+    onError: (error) => onNotice(`Cannot make a network namespace: ${messageOf(error)}`),
+  });
 }
 
 function startZygote(options: {
   config: HostConfig;
-  rootMountFd: number;
+  root: string;
   onNotice: (message: string) => void;
 }): Promise<Zygote> {
-  const { config, rootMountFd, onNotice } = options;
+  const { config, root, onNotice } = options;
   return Zygote.start(
     {
-      mountRoot: () => cloneMount({ path: `/proc/self/fd/${rootMountFd}`, recursive: false }),
+      mountRoot: () => cloneMount({ path: root, recursive: false }),
       buildDirectory: makeDirectory(config.stateDirectory, 'run/zygote'),
       setup: {
         seccomp: compileProfile('node').bpf.toString('base64'),

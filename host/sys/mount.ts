@@ -155,6 +155,21 @@ export function attachMountOn(mountFd: number, targetFd: number): void {
   moveMountCall(mountFd, '', targetFd, '', MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
 }
 
+/**
+ * mount(2): attaches a new file system on `path`. `data` are its options, and may have commas in
+ * place of values only if the file system lets them be escaped.
+ */
+export function mountWithData(options: {
+  type: string;
+  path: string;
+  attributes: number;
+  data: string;
+}): void {
+  const { type, path, attributes, data } = options;
+  // The attributes up to noExec have the same numbers as the older MS_ flags.
+  mountCall(type, path, type, attributes, data);
+}
+
 /** Cuts the propagation of the whole tree at `/` of this mount namespace. */
 export function makeRootPrivate(): void {
   mountCall('none', '/', null, MS_REC | MS_PRIVATE, null);

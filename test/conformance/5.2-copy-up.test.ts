@@ -12,7 +12,7 @@ const fileBytes = 8 << 20;
 const writeBytes = 4 << 10;
 
 const scratchSpaces: [string, (directory: string) => ScratchSpace][] = [
-  ['in memory', () => new MemoryScratch({ sizeBytes: 64 << 20 })],
+  ['in memory', (mountPoints) => new MemoryScratch({ sizeBytes: 64 << 20, mountPoints })],
   ['on disk', (directory) => new DiskScratch({ directory, spareCount: 0 })],
 ];
 

@@ -33,7 +33,7 @@ before(async () => {
 after(() => fs.closeSync(userNamespaceFd));
 
 const scratchSpaces: [string, (directory: string) => ScratchSpace][] = [
-  ['memory', () => new MemoryScratch({ sizeBytes: 64 << 20 })],
+  ['memory', (mountPoints) => new MemoryScratch({ sizeBytes: 64 << 20, mountPoints })],
   ['disk', (directory) => new DiskScratch({ directory, spareCount: 0 })],
 ];
 

@@ -61,7 +61,8 @@ describe('copy-ups', () => {
 
   test('the size is that of the layer the file came from', () =>
     withLayers(async (layers) => {
-      const driver = OverlayDriver.open(new MemoryScratch({ sizeBytes: 1 << 20 }));
+      const mountPoints = layers.path('state');
+      const driver = OverlayDriver.open(new MemoryScratch({ sizeBytes: 1 << 20, mountPoints }));
       const lowerDirectories = [
         layers.make({ file: content, below: content }),
         layers.make({ file: 'short' }),
@@ -187,7 +188,8 @@ async function withRoot(
   await withLayers(async (layers) => {
     const layer = layers.make(files);
     prepare(layer);
-    const driver = OverlayDriver.open(new MemoryScratch({ sizeBytes: 64 << 20 }));
+    const mountPoints = layers.path('state');
+    const driver = OverlayDriver.open(new MemoryScratch({ sizeBytes: 64 << 20, mountPoints }));
     try {
       await body(
         driver.createRoot({ id: 'a', lowerDirectories: [layer], ownerUid: 0, ownerGid: 0 }),

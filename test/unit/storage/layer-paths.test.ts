@@ -2,7 +2,6 @@ import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import { tmpdir } from 'node:os';
 import { test } from 'node:test';
-import { HatchError } from '../../../host/base/errors.ts';
 import { LayerPaths } from '../../../host/storage/layer-paths.ts';
 
 test('layers are told uppermost first', () => {
@@ -36,17 +35,4 @@ test('a path that the kernel would misread or refuse goes by descriptor, until c
     paths.close();
     fs.rmSync(place, { recursive: true });
   }
-});
-
-test('a list too long for the kernel is refused with what to do', () => {
-  const paths = new LayerPaths();
-  const directories = Array.from({ length: 40 }, () => tmpdir().padEnd(20, '/'));
-  assert.throws(
-    () => paths.lowerOptions(directories, 'list'),
-    (error) =>
-      error instanceof HatchError &&
-      error.code === 'host.unsupported' &&
-      /Cannot join 40 layers: .* use fewer layers, or Linux 6\.8 or newer/.test(error.message),
-  );
-  paths.close();
 });
