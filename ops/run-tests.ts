@@ -3,12 +3,14 @@
  * at a time, those that use hosts one by one; then looks for what they left on the machine. Ends
  * with one summary, `# pass N` and so on, and with status 0 only when all is well.
  */
-import { globSync, readFileSync } from 'node:fs';
+import { globSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { run } from 'node:test';
 import { spec } from 'node:test/reporters';
 import { assertNothingLeft, takeInventory } from '../test/support/leak-check.ts';
+import { slowness } from '../test/support/slowness.ts';
 import type { TestEvent } from 'node:test/reporters';
 
 interface Group {
@@ -40,7 +42,11 @@ async function main(pattern: string | undefined): Promise<void> {
     return;
   }
   const before = takeInventory({ allMounts: true, ownDescriptors: false });
+  // Unpacked by the first test that starts a host, for all of them.
+  const layers = mkdtempSync(join(tmpdir(), 'hatch-test-layers-'));
+  process.env['HATCH_TEST_LAYERS'] = layers;
   await printReport(runGroups(files));
+  rmSync(layers, { recursive: true });
   let clean = true;
   try {
     await assertNothingLeft(before);
@@ -64,7 +70,7 @@ async function* runGroups(files: string[]): AsyncGenerator<TestEvent> {
   for (const { files: mine, concurrency, timeoutMs } of groups) {
     const group = [...left].filter((file) => mine.test(file));
     for (const file of group) left.delete(file);
-    if (group.length > 0) yield* runGroup(group, concurrency, timeoutMs);
+    if (group.length > 0) yield* runGroup(group, concurrency, timeoutMs * slowness);
   }
 }
 

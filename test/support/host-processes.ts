@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { TestHost } from './host.ts';
+import { slowness } from './slowness.ts';
 
 export interface RunningProcess {
   pid: number;
@@ -46,7 +47,7 @@ export function residentBytes(pid: number): number {
 export async function waitFor(
   what: string,
   isTrue: () => boolean | Promise<boolean>,
-  { timeoutMs = 10_000 }: { timeoutMs?: number } = {},
+  { timeoutMs = 10_000 * slowness }: { timeoutMs?: number } = {},
 ): Promise<void> {
   const deadline = performance.now() + timeoutMs;
   while (!(await isTrue())) {

@@ -30,6 +30,8 @@ import { ControlClient, errorIn } from '../../host/dispatch/control-client.ts';
 import { bundleFunction } from '../../host/function/bundle.ts';
 import { parseManifest, readManifest } from '../../host/function/manifest.ts';
 import { FunctionRegistry } from '../../host/function/registry.ts';
+import { seedLayers } from './seeded-layers.ts';
+import { slowness } from './slowness.ts';
 
 export interface StartHostOptions {
   /** Keys of `hatch.json`; by default an embedded NATS, a fresh state directory, 2 parked. */
@@ -85,8 +87,8 @@ export async function startHost(options: StartHostOptions = {}): Promise<TestHos
 
 const repository = resolve(import.meta.dirname, '../..');
 const commandLine = join(repository, 'host/cli/main.ts');
-const readyTimeoutMs = 60_000;
-const stopTimeoutMs = 60_000;
+const readyTimeoutMs = 60_000 * slowness;
+const stopTimeoutMs = 60_000 * slowness;
 const outputCharsMax = 200_000;
 const uidRanges = 512;
 const idsPerRange = 65_536;
@@ -125,6 +127,7 @@ export class TestHost {
       parked: 2,
       ...options.config,
     };
+    if (config.baseImageDirectory === undefined) await seedLayers(stateDirectory);
     const child = spawn(process.execPath, [commandLine, 'up', ...flagsOf(config)], {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: { ...hostEnvironment(), ...options.environment },
@@ -230,7 +233,7 @@ export class TestHost {
     if (options.requestId !== undefined) headers.set('Hatch-Request-Id', options.requestId);
     const message = await this.connection.request(`hatch.fn.${name}`, bytesOf(payload), {
       headers,
-      timeout: options.timeoutMs ?? 30_000,
+      timeout: options.timeoutMs ?? 30_000 * slowness,
     });
     const error = errorIn(message);
     const fact = (key: string): string => message.headers?.get(key) ?? '';
@@ -252,7 +255,11 @@ export class TestHost {
 
   /** This host's own answer, when several share a NATS server. */
   async status(): Promise<HostStatus> {
-    const answers = await this.client.askAll('status', {}, { timeoutMs: 5000, quietMs: 30 });
+    const answers = await this.client.askAll(
+      'status',
+      {},
+      { timeoutMs: 5000 * slowness, quietMs: 30 },
+    );
     const own = answers.find(({ host }) => host === this.name);
     if (own === undefined) throw new Error(`Host "${this.name}" did not answer`);
     if ('error' in own) throw own.error;
@@ -273,7 +280,7 @@ export class TestHost {
 
   /** Waits for it: a call is recorded after its reply has gone. */
   async trace(requestId: string): Promise<CallRecord> {
-    const deadline = performance.now() + 2000;
+    const deadline = performance.now() + 2000 * slowness;
     for (;;) {
       try {
         const { reply } = await this.client.askAny('trace', { requestId });
