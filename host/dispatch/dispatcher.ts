@@ -194,11 +194,12 @@ export class Dispatcher {
     if (headers.all !== undefined) request.headers = headers.all;
     call.acquired = acquired;
     call.dispatchedNs = nowNs();
-    this.#recorder.begin(acquired.instance);
     acquired.instance.call(request).then(
       (result) => this.#succeed(call, result),
       (error: unknown) => this.#fail(call, error),
     );
+    // The call is on its way: now there is time for what the one before it left to do.
+    this.#recorder.begin(acquired.instance);
   }
 
   #succeed(call: Call, { payload }: CallResult): void {
@@ -210,7 +211,9 @@ export class Dispatcher {
       return this.#fail(call, tooLarge(payload.length, bytesMax - bytes.length));
     }
     this.#publish(call, payload, headers);
-    this.#finish(call, { endNs, replyBytes: payload.length, error: undefined });
+    const outcome = { endNs, replyBytes: payload.length, error: undefined };
+    // The client writes in a microtask of its own: nothing may keep the caller waiting for it.
+    queueMicrotask(() => this.#finish(call, outcome));
   }
 
   #fail(call: Call, cause: unknown): void {

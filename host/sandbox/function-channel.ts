@@ -1,4 +1,5 @@
 /** The host's end of the socket to a function process: its start, its calls, its output. */
+import { writeSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { errorCodes, HatchError, messageOf, type ErrorCode } from '../base/errors.ts';
 import type { Step } from '../base/channels.ts';
@@ -119,8 +120,7 @@ export class FunctionChannel {
     onStart(callId);
     return new Promise<CallResult>((resolve, reject) => {
       this.#calls.set(callId, { resolve, reject });
-      this.#gather();
-      this.#socket.write(encodeCall(callId, metadata, payload));
+      this.#send(encodeCall(callId, metadata, payload));
     });
   }
 
@@ -140,11 +140,31 @@ export class FunctionChannel {
     this.#calls.clear();
   }
 
-  /** Calls that come together go in one write: that wakes the instance once. */
-  #gather(): void {
-    if (this.#socket.writableCorked > 0) return;
+  /**
+   * The first call goes before this returns, as the instance has yet to wake up; those that come
+   * together with it follow in one write.
+   */
+  #send(frame: Buffer): void {
+    if (this.#socket.writableCorked > 0) {
+      this.#socket.write(frame);
+      return;
+    }
+    const sent = this.#sendNow(frame);
     this.#socket.cork();
     process.nextTick(() => this.#socket.uncork());
+    if (sent < frame.length) this.#socket.write(frame.subarray(sent));
+  }
+
+  /** Past the stream, which takes longer than the system call; what is left is for the stream. */
+  #sendNow(frame: Buffer): number {
+    // Nothing overtakes what waits there, and a descriptor that was closed may be another's.
+    if (this.#socket.writableLength > 0 || this.#socket.destroyed) return 0;
+    try {
+      return writeSync(this.#fd, frame);
+    } catch {
+      // It is full, or broken: the stream waits, or tells.
+      return 0;
+    }
   }
 
   #receive(chunk: Buffer): void {

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { mkdtemp, rm } from 'node:fs/promises';
+import { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
@@ -320,6 +321,20 @@ test('a record tells path, times and sizes, with the copy-ups found after the re
   const [second] = await nextRecords(1, () => call('ledger'));
   assert.deepEqual(second?.copyUps, []);
   assert.equal(second?.startRecord, undefined);
+});
+
+test('the reply is written before the call is cleared away', async (context) => {
+  const { pool } = await host([{ fn: poolFunction('brief'), handler: echo }]);
+  const { mock } = context.mock.method(Socket.prototype, 'write');
+  let repliedWhenReleased: boolean | undefined;
+  const release = pool.release.bind(pool);
+  pool.release = (acquired) => {
+    const written = mock.calls.map(({ arguments: [chunk] }) => Buffer.from(chunk).toString());
+    repliedWhenReleased = written.some((text) => text.startsWith('HPUB'));
+    release(acquired);
+  };
+  await call('brief');
+  assert.equal(repliedWhenReleased, true);
 });
 
 test('an instance that is used once is looked at before it is given back', async () => {

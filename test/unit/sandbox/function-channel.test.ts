@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { closeSync, readSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { setImmediate as turn } from 'node:timers/promises';
 import { test, type TestContext } from 'node:test';
@@ -79,6 +80,44 @@ test('answers find their calls, in any order', async (context) => {
     details: { name: 'Teapot', stack: 'here' },
   });
   assert.equal(channel.pendingCalls, 0);
+});
+
+test('calls keep their order and lose nothing when the function does not read', async (context) => {
+  const { channel, peer, received } = open(context);
+  peer.pause();
+  // Far more than a socket holds: the first does not fit, the others wait behind it.
+  const payloads = [3_000_000, 1, 500_000, 2].map((bytes, index) => Buffer.alloc(bytes, index + 1));
+  const send = (payload: Buffer) =>
+    channel.call(metadata, payload, () => undefined).catch(() => undefined);
+  for (const payload of payloads.slice(0, 2)) void send(payload);
+  await turn();
+  for (const payload of payloads.slice(2)) void send(payload);
+  peer.resume();
+  await until(() => received.length === payloads.length);
+  for (const [index, frame] of received.entries())
+    assert.ok(decodeCall(frame).payload.equals(payloads[index] ?? assert.fail()), `call ${index}`);
+});
+
+test('the first call is sent at once, those beside it together', (context) => {
+  const [near, far] = socketPair('stream');
+  const channel = new FunctionChannel(near, {
+    onOutput: () => undefined,
+    onEnd: () => undefined,
+    onBroken: () => undefined,
+  });
+  context.after(() => {
+    channel.close(new HatchError('host.draining', 'The test is over'));
+    closeSync(far);
+  });
+  const seen: string[] = [];
+  const reader = new FrameReader();
+  for (const text of ['a', 'b', 'c'])
+    void channel.call(metadata, Buffer.from(text), () => undefined).catch(() => undefined);
+  const chunk = Buffer.alloc(4096);
+  reader.push(chunk.subarray(0, readSync(far, chunk)), (frame) =>
+    seen.push(decodeCall(frame).payload.toString()),
+  );
+  assert.deepEqual(seen, ['a']);
 });
 
 test('output keeps its call and its stream', async (context) => {
