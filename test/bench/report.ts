@@ -85,7 +85,7 @@ export function printReport({ rows, ratios, budgets }: Measured): void {
     const numbers = n === 0 ? ['-', '-', '-'] : [p50, p95, p99].map(shown);
     lines.push([name, ...numbers, unit, String(n)]);
   }
-  console.log(`\n${align(lines)}`);
+  if (rows.length > 0) console.log(`\n${align(lines)}`);
   for (const { name, note } of rows) if (note !== undefined) console.log(`  ${name}: ${note}`);
   if (Object.keys(ratios).length > 0) {
     const pairs = Object.entries(ratios).map(([name, ratio]) => [name, shown(ratio)]);
@@ -122,7 +122,7 @@ function judge({ what, value, unit, atMost, atLeast }: Budget): string[] {
 }
 
 /** The first and all columns of words to the left, numbers to the right. */
-function align(lines: readonly string[][]): string {
+export function align(lines: readonly string[][]): string {
   const widths = (lines[0] ?? []).map((_, at) =>
     Math.max(...lines.map((line) => line[at]?.length ?? 0)),
   );
