@@ -1,7 +1,8 @@
 /**
  * Runs all test files, or those that match a pattern, as one run: files that keep to themselves two
- * at a time, those that use hosts one by one; then looks for what they left on the machine. Ends
- * with one summary, `# pass N` and so on, and with status 0 only when all is well.
+ * at a time, those that use hosts one by one; then looks for what they left on the machine. Without
+ * a pattern, some run once more on another kernel, in a VM. Ends with one summary, `# pass N` and
+ * so on, and with status 0 only when all is well.
  */
 import { globSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -11,6 +12,8 @@ import { run } from 'node:test';
 import { spec } from 'node:test/reporters';
 import { assertNothingLeft, takeInventory } from '../test/support/leak-check.ts';
 import { slowness } from '../test/support/slowness.ts';
+import { runTestsInVm } from './vm/run.ts';
+import { SummaryFilter } from './vm/summary.ts';
 import type { TestEvent } from 'node:test/reporters';
 
 interface Group {
@@ -28,7 +31,11 @@ const groups: Group[] = [
   { files: /^test\/contract\//, concurrency: 1, timeoutMs: 180_000 },
   { files: /./, concurrency: 1, timeoutMs: 300_000 },
 ];
+/** Of each mechanism that depends on the kernel; all the others with `npm run test:vm`. */
+const vmPattern = 'contract/|1-namespaces';
+const vmLimitMs = 10 * 60_000;
 const counted = ['tests', 'suites', 'passed', 'failed', 'cancelled', 'skipped', 'todo'] as const;
+const shown: Record<string, string> = { passed: 'pass', failed: 'fail' };
 const summary = new Map(counted.map((name) => [name, 0]));
 const startMs = performance.now();
 
@@ -54,6 +61,7 @@ async function main(pattern: string | undefined): Promise<void> {
     clean = false;
     console.error(error instanceof Error ? error.message : error);
   }
+  if (pattern === undefined && !(await runVmPart())) clean = false;
   printSummary();
   const bad = (summary.get('failed') ?? 0) + (summary.get('cancelled') ?? 0);
   if (bad > 0 || !clean || (summary.get('tests') ?? 0) === 0) process.exitCode = 1;
@@ -118,8 +126,24 @@ async function printReport(events: AsyncGenerator<TestEvent>): Promise<void> {
   for await (const text of Readable.from(events).compose(new spec())) process.stdout.write(text);
 }
 
+/** True when all went well there; its counts are added to ours. */
+async function runVmPart(): Promise<boolean> {
+  const filter = new SummaryFilter((text) => process.stdout.write(text));
+  const onOutput = (text: string): void => filter.push(text);
+  let status = 1;
+  try {
+    status = await runTestsInVm({ pattern: vmPattern, limitMs: vmLimitMs, onOutput });
+  } catch (error) {
+    console.error(error instanceof Error ? error.message : error);
+  }
+  for (const name of counted) {
+    const count = filter.counts.get(shown[name] ?? name) ?? 0;
+    summary.set(name, (summary.get(name) ?? 0) + count);
+  }
+  return status === 0;
+}
+
 function printSummary(): void {
-  const shown: Record<string, string> = { passed: 'pass', failed: 'fail' };
   for (const [name, count] of summary) console.log(`# ${shown[name] ?? name} ${count}`);
   console.log(`# duration_ms ${Math.round(performance.now() - startMs)}`);
 }

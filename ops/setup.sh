@@ -26,7 +26,10 @@ umoci|command umoci|optional|the image tests fail; hatch itself works
 runc|command runc|optional|"npm run bench -- start" cannot compare with runc
 crun|command crun|optional|"npm run bench -- start" cannot compare with crun
 bubblewrap|command bwrap|optional|"npm run bench -- start" cannot compare with bubblewrap
-busybox-static|command busybox|optional|the tests that need a static shell fail; hatch itself works
+busybox-static|command busybox|optional|the tests in a VM, and with a static shell, fail
+qemu-system-x86|command qemu-system-x86_64|optional|the tests in a VM fail; hatch itself works
+kmod|command modprobe|optional|the tests in a VM fail; hatch itself works
+e2fsprogs|command mkfs.ext4|optional|the tests in a VM fail; hatch itself works
 gcc|command gcc|optional|the test of struct layouts against the C compiler fails
 libc6-dev|file /usr/include/stdio.h|optional|the test of struct layouts against the C compiler fails
 libseccomp-dev|file /usr/include/seccomp.h|optional|the test of struct layouts fails
