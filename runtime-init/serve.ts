@@ -4,10 +4,11 @@ import { Module } from 'node:module';
 import { Socket } from 'node:net';
 import { nowNs } from '../host/base/clock.ts';
 import type { Step } from '../host/base/channels.ts';
-import { encodeFrame, encodeJsonFrame, FrameReader, frameType } from '../host/protocol/frame.ts';
+import { encodeJsonFrame, FrameReader, frameType } from '../host/protocol/frame.ts';
 import {
   decodeCall,
   encodeCall,
+  encodeResultFrame,
   type CallError,
   type Specialisation,
 } from '../host/protocol/invoke.ts';
@@ -107,7 +108,7 @@ export function rehearseFunction(): void {
     const call = decodeCall(frame);
     const context = new CallContext(specialisation, call.metadata);
     const [encoding, bytes] = encodeResult({ event: decodeEvent(call.payload, context.headers) });
-    encodeFrame(frameType.result, frame.callId, Buffer.of(encoding), bytes);
+    encodeResultFrame(frame.callId, encoding, bytes);
     context.end();
   });
   encodeJsonFrame(frameType.ready, 0, { steps: [{ name: 'load', startNs: nowNs(), endNs: 0 }] });
@@ -122,7 +123,7 @@ async function runCall(call: {
   try {
     const value = await call.handler(decodeEvent(call.payload, call.context.headers), call.context);
     const [encoding, bytes] = encodeResult(value);
-    return encodeFrame(frameType.result, call.callId, Buffer.of(encoding), bytes);
+    return encodeResultFrame(call.callId, encoding, bytes);
   } catch (error) {
     const body = describeError(error);
     // What a handler throws when its time is up is the end of its time, whoever notices first.

@@ -1,7 +1,7 @@
 /**
  * What travels in the frames between the host and an instance. Bodies are JSON but for payloads.
  */
-import { encodeFrame, frameType, type Frame } from './frame.ts';
+import { frameHeaderBytes, frameType, writeFrameHeader, type Frame } from './frame.ts';
 import type { ErrorCode } from '../base/errors.ts';
 import type { Step } from '../base/channels.ts';
 
@@ -52,10 +52,14 @@ export const logStream = { stdout: 1, stderr: 2 } as const;
 
 /** A call's body: u32 length of the metadata, the metadata as JSON, the payload as it came. */
 export function encodeCall(callId: number, metadata: CallMetadata, payload: Uint8Array): Buffer {
-  const json = Buffer.from(JSON.stringify(metadata));
-  const length = Buffer.allocUnsafe(4);
-  length.writeUInt32LE(json.length, 0);
-  return encodeFrame(frameType.call, callId, length, json, payload);
+  const json = JSON.stringify(metadata);
+  const jsonBytes = Buffer.byteLength(json);
+  const payloadAt = frameHeaderBytes + 4 + jsonBytes;
+  const frame = newFrame(frameType.call, callId, payloadAt + payload.length);
+  frame.writeUInt32LE(jsonBytes, frameHeaderBytes);
+  frame.write(json, frameHeaderBytes + 4);
+  frame.set(payload, payloadAt);
+  return frame;
 }
 
 export function decodeCall(frame: Frame): { metadata: CallMetadata; payload: Buffer } {
@@ -64,6 +68,22 @@ export function decodeCall(frame: Frame): { metadata: CallMetadata; payload: Buf
   return { metadata, payload: frame.body.subarray(4 + jsonBytes) };
 }
 
+/** A result's body: its encoding, then its bytes. */
+export function encodeResultFrame(callId: number, encoding: number, bytes: Uint8Array): Buffer {
+  const bytesAt = frameHeaderBytes + 1;
+  const frame = newFrame(frameType.result, callId, bytesAt + bytes.length);
+  frame[frameHeaderBytes] = encoding;
+  frame.set(bytes, bytesAt);
+  return frame;
+}
+
 export function decodeJson<T>(frame: Frame): T {
   return JSON.parse(frame.body.toString('utf8')) as T;
+}
+
+/** Of these frames each call has one: their parts are written in place, not made and then copied. */
+function newFrame(type: number, callId: number, frameBytes: number): Buffer {
+  const frame = Buffer.allocUnsafe(frameBytes);
+  writeFrameHeader(frame, { type, callId, bodyBytes: frameBytes - frameHeaderBytes });
+  return frame;
 }

@@ -1,8 +1,18 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { encodeJsonFrame, FrameReader, type Frame } from '../../../host/protocol/frame.ts';
-import { decodeCall, decodeJson, encodeCall } from '../../../host/protocol/invoke.ts';
+import {
+  encodeJsonFrame,
+  FrameReader,
+  frameType,
+  type Frame,
+} from '../../../host/protocol/frame.ts';
+import {
+  decodeCall,
+  decodeJson,
+  encodeCall,
+  encodeResultFrame,
+} from '../../../host/protocol/invoke.ts';
 
 function only(bytes: Buffer): Frame {
   const frames: Frame[] = [];
@@ -27,6 +37,12 @@ test('a call keeps its metadata and every byte of its payload', () => {
       assert.deepEqual(new Uint8Array(received.payload), payload);
     }),
   );
+});
+
+test('a result is its encoding, then every byte of the value', () => {
+  const frame = only(encodeResultFrame(7, 1, Buffer.from('ä')));
+  assert.deepEqual([frame.type, frame.callId], [frameType.result, 7]);
+  assert.deepEqual([...frame.body], [1, 0xc3, 0xa4]);
 });
 
 test('a JSON frame carries its value', () => {
