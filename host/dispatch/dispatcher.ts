@@ -13,6 +13,7 @@ import { HatchError, messageOf, toHatchError } from '../base/errors.ts';
 import { CallRecorder } from './call-recorder.ts';
 import { noCallHeaders, readCallHeaders } from './call-headers.ts';
 import { errorReply, replyHeaders } from './reply.ts';
+import { Vigil } from './vigil.ts';
 import type { CallRequest } from '../pool/instance.ts';
 import type { CallResult } from '../sandbox/function-channel.ts';
 import type { Acquired, InstancePool } from './instance-pool.ts';
@@ -65,6 +66,7 @@ interface Call {
 export class Dispatcher {
   readonly #options: DispatcherOptions;
   readonly #recorder = new CallRecorder();
+  readonly #vigil = new Vigil();
   readonly #inFlight = new Set<Call>();
   #subscriptions: Subscription[] = [];
   #onIdle: (() => void) | undefined;
@@ -200,6 +202,8 @@ export class Dispatcher {
     );
     // The call is on its way: now there is time for what the one before it left to do.
     this.#recorder.begin(acquired.instance);
+    const isAlone = (): boolean => this.#inFlight.size === 1 && this.#inFlight.has(call);
+    if (call.fn !== undefined && isAlone()) this.#vigil.keep(call.fn, isAlone);
   }
 
   #succeed(call: Call, { payload }: CallResult): void {
