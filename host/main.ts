@@ -16,8 +16,7 @@ import { examineHost } from './doctor.ts';
 import { openEngine, type Engine } from './engine.ts';
 import { FunctionRegistry } from './function/registry.ts';
 import { tryLockFile } from './sys/file-lock.ts';
-import { makeRootPrivate } from './sys/mount.ts';
-import { namespaceFlag, unshare } from './sys/namespace.ts';
+import { executeInOwnMounts, hasOwnMounts } from './sys/own-mounts.ts';
 import { startTelemetry } from './telemetry/telemetry.ts';
 
 /** Runs until SIGINT or SIGTERM, then drains and leaves nothing behind. */
@@ -38,27 +37,13 @@ export async function runHost(config: HostConfig): Promise<void> {
   log.info({ signal: await stopping }, 'Host is stopping');
 }
 
-/** Marks a process that is in a mount namespace of its own already. */
-const namespaceMark = 'HATCH_MOUNT_NAMESPACE';
-
-/**
- * The host's mounts are nobody else's business, and vanish with it. A thread cannot move its
- * siblings, so the program starts over in the new namespace, as the same process.
- */
+/** `hatch up` has done it already: to start over once more takes a third of a second. */
 function enterOwnMountNamespace(): void {
   if (process.getuid?.() !== 0)
     throw new HatchError('host.unsupported', 'A host needs root: start it with sudo');
-  if (process.env[namespaceMark] === String(process.pid)) {
-    delete process.env[namespaceMark];
-    return;
-  }
-  unshare(namespaceFlag.mount);
-  makeRootPrivate();
+  if (hasOwnMounts()) return;
   const args = [process.execPath, ...process.execArgv, ...process.argv.slice(1)];
-  process.execve?.(process.execPath, args, {
-    ...process.env,
-    [namespaceMark]: String(process.pid),
-  });
+  executeInOwnMounts(args, process.env);
 }
 
 function lockState(stateDirectory: string): () => void {

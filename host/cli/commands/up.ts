@@ -16,6 +16,11 @@ export const upCommand: Command = {
   async run({ positionals, environment }) {
     const args = [process.execPath, ...process.execArgv, hostProgram, ...positionals];
     try {
+      // The host says what is wrong without root.
+      if (process.getuid?.() === 0) {
+        const { executeInOwnMounts } = await import('../../sys/own-mounts.ts');
+        executeInOwnMounts(args, environment);
+      }
       process.execve?.(process.execPath, args, environment);
     } catch (cause) {
       const message = `Cannot start a host: ${messageOf(cause)}`;
