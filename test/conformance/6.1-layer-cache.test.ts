@@ -70,10 +70,7 @@ test('6.1 a mounted layer outlives any pressure, and goes when it is released', 
   await mkdir(target);
   const mount = createMount({
     type: 'overlay',
-    options: [
-      { key: 'lowerdir+', value: mounted.path },
-      { key: 'lowerdir+', value: target },
-    ],
+    options: [{ key: 'lowerdir', value: `${mounted.path}:${target}` }],
     attributes: 0,
   });
   try {

@@ -101,11 +101,9 @@ describe('a container root of the base image', () => {
     stored = await store.importLayout({ directory: image.directory });
     mount = join(directory, 'mount');
     await mkdir(mount);
-    const fd = createMount({
-      type: 'overlay',
-      options: stored.layers.toReversed().map(({ path }) => ({ key: 'lowerdir+', value: path })),
-      attributes: 0,
-    });
+    const topFirst = stored.layers.toReversed().map(({ path }) => path);
+    const options = [{ key: 'lowerdir', value: topFirst.join(':') }];
+    const fd = createMount({ type: 'overlay', options, attributes: 0 });
     attachMount(fd, mount);
     closeSync(fd);
   });

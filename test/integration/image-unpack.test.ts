@@ -190,10 +190,7 @@ describe('what a layer deletes', () => {
     await mkdir(merged);
     const mount = createMount({
       type: 'overlay',
-      options: [
-        { key: 'lowerdir+', value: bench.layer },
-        { key: 'lowerdir+', value: lower },
-      ],
+      options: [{ key: 'lowerdir', value: `${bench.layer}:${lower}` }],
       attributes: 0,
     });
     try {

@@ -125,6 +125,8 @@ export class TestHost {
       uidBase: freeUidBase(),
       uidRanges,
       parked: 2,
+      // What is parked is to be known, not to depend on the calls of the test before.
+      parkedMax: 0,
       ...options.config,
     };
     if (config.baseImageDirectory === undefined) await seedLayers(stateDirectory);
@@ -158,7 +160,10 @@ export class TestHost {
   async waitUntilReady(): Promise<void> {
     const deadline = performance.now() + readyTimeoutMs;
     for (;;) {
-      if (this.#ended) throw new Error(`Host "${this.name}" ended while it started`);
+      if (this.#ended) {
+        const { exitCode, signalCode } = this.#process;
+        throw new Error(`Host "${this.name}" ended while it started: ${exitCode ?? signalCode}`);
+      }
       try {
         await this.#connect();
         await this.status();
