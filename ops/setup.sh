@@ -75,8 +75,9 @@ check_kernel() {
   local release major minor
   release=$(uname -r)
   IFS=.- read -r major minor _ <<<"$release"
-  ((major > 5 || (major == 5 && minor >= 12))) ||
-    fail "Use Linux 5.12 or later; this is $release" 'Without idmapped mounts no container starts'
+  ((major > 5 || (major == 5 && minor >= 19))) ||
+    fail "Use Linux 5.19 or later; this is $release" \
+      'Without overlayfs on idmapped layers no container starts'
   grep -qw overlay /proc/filesystems || modprobe overlay 2>/dev/null ||
     fail 'Use a kernel with overlayfs (CONFIG_OVERLAY_FS)' 'No container starts'
   [[ -e /proc/self/ns/user && $(</proc/sys/user/max_user_namespaces) -gt 0 ]] ||

@@ -77,7 +77,7 @@ export interface CgroupDriver {
 /** `hybrid`: the controllers are v1's, and a cgroup2 tree without controllers is beside them. */
 export type CgroupLayout = 'v2' | 'v1' | 'hybrid';
 
-const defaultRoot = '/sys/fs/cgroup';
+export const defaultRoot = '/sys/fs/cgroup';
 
 /** Throws `host.unsupported` if there are no control groups below `root`. */
 export function detectCgroupLayout(root: string = defaultRoot): CgroupLayout {

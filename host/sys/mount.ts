@@ -124,6 +124,26 @@ export function createMount(options: {
   }
 }
 
+/** Whether a file system says that it knows an option; makes nothing. Needs root. */
+export function knowsMountOption(type: string, option: MountOption): boolean {
+  const context = fsopen(type, FSOPEN_CLOEXEC);
+  try {
+    configure(context, option);
+  } catch {
+    closeRaw(context);
+    return false;
+  }
+  try {
+    // Those of before Linux 6.5 take anything here, and refuse it only when they are made.
+    configure(context, { key: 'hatch', value: '' });
+    return false;
+  } catch {
+    return true;
+  } finally {
+    closeRaw(context);
+  }
+}
+
 /** A detached copy of the mount at `path`, below it too when `recursive`. Close-on-exec. */
 export function cloneMount(options: { path: string; recursive: boolean }): number {
   const flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (options.recursive ? AT_RECURSIVE : 0);

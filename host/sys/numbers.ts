@@ -38,6 +38,7 @@ const common = {
   close_range: 436,
   openat2: 437,
   mount_setattr: 442,
+  landlock_create_ruleset: 444,
 } as const;
 
 export type CallName = keyof typeof common | keyof (typeof perArchitecture)['x64'];

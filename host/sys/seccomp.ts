@@ -65,6 +65,12 @@ export function hasSeccompLibrary(): boolean {
   return hasLibrary(library);
 }
 
+/** What libseccomp and the kernel can do together, as libseccomp counts; undefined without it. */
+export function seccompApiLevel(): number | undefined {
+  if (!hasSeccompLibrary()) return undefined;
+  return libraryFunction<[]>(library, 'unsigned int seccomp_api_get()')();
+}
+
 /**
  * Compiles rules to a BPF program (8 bytes an instruction). A call without a matching rule gets
  * `defaultAction`; one of a foreign architecture (x32 and int 0x80 too) kills the process. Calls
