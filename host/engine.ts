@@ -13,7 +13,8 @@ import type { HostConfig } from './config.ts';
 import { LayerStore, type StoredImage } from './image/layer-store.ts';
 import { IdRanges } from './namespace/id-ranges.ts';
 import { Pool } from './pool/pool.ts';
-import { compileProfile } from './security/security.ts';
+import type { ZygoteSetup } from './protocol/zygote.ts';
+import { compileProfile, stageProfile } from './security/security.ts';
 import { MemoryScratch } from './storage/memory-scratch.ts';
 import { OverlayDriver } from './storage/overlay.ts';
 import type { StorageDriver } from './storage/storage-driver.ts';
@@ -110,7 +111,7 @@ export async function openEngine(
     readyCount: idRangesReady,
   });
   opened.defer(() => idRanges.close());
-  await Promise.all([ready, scratch, networks, idRanges].map((stock) => stock.fill()));
+  await Promise.all([ready, scratch, networks, idRanges, zygote].map((stock) => stock.fill()));
 
   const pool = Pool.open({
     parts: {
@@ -170,7 +171,7 @@ function startZygote(options: {
       mountRoot: () => cloneMount({ path: root, recursive: false }),
       buildDirectory: makeDirectory(config.stateDirectory, 'run/zygote'),
       setup: {
-        seccomp: compileProfile('node').bpf.toString('base64'),
+        seccomp: seccompPrograms(),
         tmpfsBytes: tmpfsBytesMax,
         openFilesMax,
         fork: config.fork,
@@ -179,6 +180,13 @@ function startZygote(options: {
     },
     { onNotice },
   );
+}
+
+function seccompPrograms(): ZygoteSetup['seccomp'] {
+  const { base, seal } = stageProfile('node');
+  const { bpf: whole } = compileProfile('node');
+  const encode = (program: Buffer): string => program.toString('base64');
+  return { base: encode(base), seal: encode(seal), whole: encode(whole) };
 }
 
 function makeDirectory(stateDirectory: string, name: string): string {

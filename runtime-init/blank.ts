@@ -1,134 +1,106 @@
 /**
  * The two processes of a container, forked ahead of it: PID 1 and the function's process in a pid
- * namespace of their own, and nothing else yet. They hold no other namespace, no group, no root and
- * no user; what they are to become is made when it is asked for. Namespaces are pooled, and a pid
- * namespace lives by its processes.
+ * namespace of their own, with whatever is the same for all containers, and nothing else yet. They
+ * hold no other namespace, no group, no root and no user; what they are to become is made when the
+ * host orders it. Namespaces are pooled, and a pid namespace lives by its processes.
  */
-import { closeSync } from 'node:fs';
 import { messageOf } from '../host/base/errors.ts';
-import type { FdRole, ZygoteRequest, ZygoteSetup } from '../host/protocol/zygote.ts';
+import type { FdRole, ZygoteSetup } from '../host/protocol/zygote.ts';
 import { adoptEventLoop, exitNow, fork, openPidFd, renewRandomness } from '../host/sys/fork.ts';
 import { joinNamespace, namespaceFlag, unshare } from '../host/sys/namespace.ts';
 import {
+  becomeSessionLeader,
   currentPid,
+  duplicateTo,
+  joinNewSessionKeyring,
   resource,
   restoreSignal,
   setResourceLimit,
+  setUmask,
   waitReadable,
 } from '../host/sys/process.ts';
-import { receiveMessage, sendMessage, socketPair } from '../host/sys/socket.ts';
+import { socketPair } from '../host/sys/socket.ts';
 import { buildContainer } from './container.ts';
-import { groupByRole, type ContainerStart } from './container-start.ts';
+import { fdFor, receiveOrder, type BlankProcess, type ContainerStart } from './container-start.ts';
 import { closeInherited, type LibuvFds } from './inherited-fds.ts';
 import { runInit } from './init.ts';
-import { rehearseFunction } from './serve.ts';
+import { makeMounts, makeProc } from './park.ts';
+import { FunctionServer, rehearseFunction } from './serve.ts';
 
 const SIGCHLD = 17;
 const SIGSEGV = 11;
-
-/** The zygote's hold on a pair: an end of its socket to each process. */
-export interface Blank {
-  /** Of PID 1. */
-  pid: number;
-  pidFd: number;
-  initSocket: number;
-  functionSocket: number;
-}
-
-export interface Order {
-  request: Extract<ZygoteRequest, { type: 'fork' }>;
-  /** When the zygote took the request. */
-  startNs: number;
-}
 
 export interface BlankOptions {
   /** The zygote's own, to come back to. */
   pidNamespace: number;
   setup: ZygoteSetup;
   libuv: LibuvFds;
+  /** `control`, `invoke` and `stdout`; they stay the caller's. */
+  fds: Map<FdRole, number[]>;
 }
 
-/** Undefined in the function's process, once it has loaded its function. */
-export function forkBlank({ pidNamespace, setup, libuv }: BlankOptions): Blank | undefined {
-  const [initSocket, initFar] = socketPair('seqpacket');
-  const [functionSocket, functionFar] = socketPair('seqpacket');
+/** Gives PID 1; undefined in the function's process, once it has loaded its function. */
+export function forkBlank(options: BlankOptions): { pid: number; pidFd: number } | undefined {
   unshare(namespaceFlag.pid);
   const pid = fork();
   if (pid === 0) {
-    becomePair({ initFar, functionFar, setup, libuv });
+    becomePair(options);
     return undefined;
   }
-  joinNamespace(pidNamespace, namespaceFlag.pid);
-  closeSync(initFar);
-  closeSync(functionFar);
-  return { pid, pidFd: openPidFd(pid), initSocket, functionSocket };
-}
-
-/** What each of the two has to do with; the others it never sees. */
-const initRoles: readonly FdRole[] = ['control', 'stdout', 'userNamespace', 'joinCgroup'];
-
-/** Sends a pair its order. The descriptors stay the caller's; the pair's sockets are closed. */
-export function handOver(blank: Blank, order: Order, fds: readonly number[]): void {
-  const roles = order.request.fds;
-  const send = (socket: number, wanted: (role: FdRole) => boolean): void => {
-    const chosen = fds.filter((_fd, index) => wanted(roles[index] ?? 'control'));
-    const request = { ...order.request, fds: roles.filter(wanted) };
-    sendMessage(socket, Buffer.from(JSON.stringify({ ...order, request })), chosen);
-  };
-  try {
-    // The function's process has the longer way to go.
-    send(blank.functionSocket, (role) => role !== 'control');
-    send(blank.initSocket, (role) => initRoles.includes(role));
-  } finally {
-    closeSync(blank.initSocket);
-    closeSync(blank.functionSocket);
-  }
-}
-
-interface Pair {
-  initFar: number;
-  functionFar: number;
-  setup: ZygoteSetup;
-  libuv: LibuvFds;
+  joinNamespace(options.pidNamespace, namespaceFlag.pid);
+  return { pid, pidFd: openPidFd(pid) };
 }
 
 /**
  * In PID 1. Returns in its child only. Nothing is closed before the second fork: libuv makes a new
  * signal lock at each, with the lowest free numbers, and those have to stay the known ones.
  */
-function becomePair({ initFar, functionFar, setup, libuv }: Pair): void {
+function becomePair({ setup, libuv, fds }: BlankOptions): void {
+  const control = fdFor(fds, 'control');
+  const invoke = fdFor(fds, 'invoke');
+  const stdout = fdFor(fds, 'stdout');
   const [initLink, functionLink] = socketPair('stream');
+  const seccomp = Buffer.from(setup.seccomp.seal, 'base64');
   // The zygote ignores it, and with that PID 1 would never learn how its children ended.
   restoreSignal(SIGCHLD);
-  if (fork() === 0) {
-    // The sockets of other pairs too, or those would outlive the zygote.
-    closeInherited(libuv, [functionFar, functionLink]);
-    adoptEventLoop();
-    renewRandomness();
-    Object.defineProperty(process, 'pid', { value: currentPid(), enumerable: true });
-    setResourceLimit(resource.openFiles, setup.openFilesMax);
-    setResourceLimit(resource.core, 0);
-    // With time to spare, the pages that a start touches are made our own before there is one.
-    if (waitReadable([functionFar], 0).length === 0) rehearseFunction();
-    failLoudly(() => buildContainer(receiveOrder(functionFar, setup, functionLink)));
+  const isFunction = fork() === 0;
+  const own = isFunction ? [invoke, functionLink] : [control, initLink];
+  duplicateTo(stdout, 1);
+  duplicateTo(stdout, 2);
+  // The sockets of other pairs too, or those would outlive the zygote.
+  closeInherited(libuv, own);
+  // PID 1's loop never runs, but V8's garbage collector wakes it: libuv aborts when it cannot.
+  adoptEventLoop();
+  becomeSessionLeader();
+  // A key in the zygote's session keyring would be every function's.
+  joinNewSessionKeyring();
+  setUmask(0o022);
+  if (isFunction) {
+    const blank = { socket: invoke, link: functionLink, seccomp };
+    failLoudly(() => becomeFunction(blank, setup));
   } else {
-    closeInherited(libuv, [initFar, initLink]);
-    // The loop never runs, but V8's garbage collector wakes it, and libuv aborts when it cannot.
-    adoptEventLoop();
     // Node's own handler would return into the fault for ever: the kernel spares PID 1 the default.
     restoreSignal(SIGSEGV);
-    failLoudly(() => runInit(receiveOrder(initFar, setup, initLink)));
+    failLoudly(() => runInit({ socket: control, link: initLink, seccomp }, awaitOrder(control)));
   }
 }
 
-function receiveOrder(socket: number, setup: ZygoteSetup, link: number): ContainerStart {
-  const message = receiveMessage(socket);
-  // The zygote is gone, and nobody was promised this pair.
-  if (message === undefined) exitNow(0);
-  closeSync(socket);
-  const { request, startNs } = JSON.parse(message.bytes.toString()) as Order;
-  const fds = groupByRole(request.fds, message.fds);
-  return { setup, identity: request.container, fds, link, startNs };
+function becomeFunction(blank: BlankProcess, setup: ZygoteSetup): void {
+  renewRandomness();
+  Object.defineProperty(process, 'pid', { value: currentPid(), enumerable: true });
+  setResourceLimit(resource.openFiles, setup.openFilesMax);
+  setResourceLimit(resource.core, 0);
+  // Detached, they belong to no mount namespace: a container's own takes them in.
+  const mounts = [makeProc(), ...makeMounts(setup.tmpfsBytes)];
+  const server = new FunctionServer(blank.socket);
+  // With time to spare, the pages that a start touches are made our own before there is one.
+  if (waitReadable([blank.socket], 0).length === 0) rehearseFunction();
+  buildContainer({ ...blank, mounts, server }, awaitOrder(blank.socket));
+}
+
+function awaitOrder(socket: number): ContainerStart {
+  // Without an order nobody was promised this pair.
+  return receiveOrder(socket) ?? exitNow(0);
 }
 
 /** Exit status of a container that could not be built; the reason is on its standard error. */

@@ -74,7 +74,7 @@ export function bootCommand({ setup, identity, joinCount }: Boot): [string, ...s
     ...nodeArguments,
     runtimePath,
     'boot-init',
-    setup.seccomp,
+    setup.seccomp.whole,
   ];
 }
 

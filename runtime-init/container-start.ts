@@ -1,15 +1,35 @@
 /** What the parts of a container's start hand to each other. */
 import { closeSync, readSync, writeSync } from 'node:fs';
-import type { ContainerIdentity, FdRole, ZygoteSetup } from '../host/protocol/zygote.ts';
+import type { ContainerIdentity, ContainerOrder, FdRole } from '../host/protocol/zygote.ts';
+import { waitReadable } from '../host/sys/process.ts';
+import { receiveMessage } from '../host/sys/socket.ts';
 
-export interface ContainerStart {
-  setup: ZygoteSetup;
-  identity: ContainerIdentity;
-  fds: Map<FdRole, number[]>;
+/** One of the two processes of a blank pair, ready to be a container's. */
+export interface BlankProcess {
+  /** To the host: PID 1's control socket, the function's invoke socket. */
+  socket: number;
   /** Between PID 1 and the function's process: each tells the other one thing, once. */
   link: number;
-  /** When the zygote took the request. */
+  /** The last of the filters that it ends up under: it inherits the others. */
+  seccomp: Buffer;
+}
+
+/** What it has been told to become. */
+export interface ContainerStart {
+  identity: ContainerIdentity;
+  fds: Map<FdRole, number[]>;
+  /** When the host gave the order. */
   startNs: number;
+}
+
+/** Blocks until the host gives the order; undefined when it closes the socket instead. */
+export function receiveOrder(socket: number): ContainerStart | undefined {
+  // The event loop's sockets are non-blocking.
+  waitReadable([socket], -1);
+  const message = receiveMessage(socket);
+  if (message === undefined) return undefined;
+  const { container, fds, startNs } = JSON.parse(message.bytes.toString()) as ContainerOrder;
+  return { identity: container, fds: groupByRole(fds, message.fds), startNs };
 }
 
 /** "My namespaces are made" from the function's process, "my rights are gone" from PID 1. */

@@ -14,39 +14,25 @@ import {
   setHostname,
   unshare,
 } from '../host/sys/namespace.ts';
-import {
-  becomeSessionLeader,
-  duplicateTo,
-  joinNewSessionKeyring,
-  setUmask,
-} from '../host/sys/process.ts';
-import { closeRole, fdFor, tellOther, type ContainerStart } from './container-start.ts';
-import { park } from './park.ts';
+import { closeRole, tellOther, type ContainerStart } from './container-start.ts';
+import { park, type BlankFunction } from './park.ts';
 
 /** Those that PID 1 joins when they are made. */
 export const madeNamespaces =
   namespaceFlag.mount | namespaceFlag.uts | namespaceFlag.ipc | namespaceFlag.cgroup;
 
 /** Returns when the function is loaded, into the event loop that serves its calls. */
-export function buildContainer(container: ContainerStart): void {
-  const steps = enterNamespaces(container);
-  tellOther(container.link);
-  park(container, steps);
+export function buildContainer(blank: BlankFunction, start: ContainerStart): void {
+  const steps = enterNamespaces(start);
+  tellOther(blank.link);
+  park(blank, start, steps);
 }
 
-/** In the container's group from here on, by its own hand, and with its output. */
-export function joinGroups({ fds }: ContainerStart): void {
-  const stdout = fdFor(fds, 'stdout');
-  duplicateTo(stdout, 1);
-  duplicateTo(stdout, 2);
-  closeRole(fds, 'stdout');
+/** In the container's group from here on. */
+export function joinCgroup({ fds }: ContainerStart): void {
   // Each process moves itself, by "0": on cgroup v1 that spares the lock all processes share.
   for (const fd of fds.get('joinCgroup') ?? []) writeSync(fd, '0');
   closeRole(fds, 'joinCgroup');
-  becomeSessionLeader();
-  // A key in the zygote's session keyring would be every function's.
-  joinNewSessionKeyring();
-  setUmask(0o022);
 }
 
 /** Enters the network namespace that was sent, or makes one. PID 1 gets there by our pidfd. */
@@ -61,9 +47,9 @@ function joinNetwork({ fds }: ContainerStart): void {
   closeRole(fds, 'networkNamespace');
 }
 
-function enterNamespaces(container: ContainerStart): Step[] {
+function enterNamespaces(start: ContainerStart): Step[] {
   const steps: Step[] = [];
-  let last = container.startNs;
+  let last = start.startNs;
   const finish = (name: string): void => {
     const now = nowNs();
     steps.push({ name, startNs: last, endNs: now });
@@ -71,13 +57,13 @@ function enterNamespaces(container: ContainerStart): Step[] {
   };
   finish('fork');
   // Before the cgroup namespace: its root is the group that its creator is in.
-  joinGroups(container);
+  joinCgroup(start);
   finish('cgroup');
-  joinNetwork(container);
+  joinNetwork(start);
   finish('network');
   unshare(madeNamespaces);
   makeRootPrivate();
-  setHostname(container.identity.id);
+  setHostname(start.identity.id);
   setDomainName('');
   finish('namespaces');
   return steps;

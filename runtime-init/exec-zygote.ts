@@ -89,8 +89,10 @@ export function serveByExec(setup: ZygoteSetup, reason: string): never {
     if (received === undefined) exitNow(0);
     const { request, fds } = received;
     try {
-      if (request.type === 'fork') waiting.push(boot({ request, fds, setup, own }));
-      else answerWithFd(makeNetworkNamespace(ownOf(own, 'net')), { id: request.id });
+      if (request.type === 'boot') waiting.push(boot({ request, fds, setup, own }));
+      else if (request.type === 'networkNamespace')
+        answerWithFd(makeNetworkNamespace(ownOf(own, 'net')), { id: request.id });
+      else throw new Error(`A zygote that does not fork has no ${request.type}`);
     } catch (error) {
       answer({ id: request.id, error: messageOf(error) });
     }
@@ -120,7 +122,7 @@ function goHome(own: Map<Kind, number>): void {
 }
 
 interface BootRequest {
-  request: Extract<ZygoteRequest, { type: 'fork' }>;
+  request: Extract<ZygoteRequest, { type: 'boot' }>;
   fds: readonly number[];
   setup: ZygoteSetup;
   own: Map<Kind, number>;

@@ -9,8 +9,14 @@ import { exitNow, openPidFd, reapChild } from '../host/sys/fork.ts';
 import { isErrno } from '../host/sys/errors.ts';
 import { joinNamespace, namespaceFlag } from '../host/sys/namespace.ts';
 import { openSignalFd, sendSignal, signalInfoBytes, waitReadable } from '../host/sys/process.ts';
-import { joinGroups, madeNamespaces } from './container.ts';
-import { fdFor, hearOther, tellOther, type ContainerStart } from './container-start.ts';
+import { joinCgroup, madeNamespaces } from './container.ts';
+import {
+  fdFor,
+  hearOther,
+  tellOther,
+  type BlankProcess,
+  type ContainerStart,
+} from './container-start.ts';
 import { dropPrivileges } from './privileges.ts';
 
 const SIGKILL = 9;
@@ -22,22 +28,21 @@ const graceMs = 100;
 const functionPid = 2;
 
 /** Never returns. */
-export function runInit(container: ContainerStart): never {
-  const { setup, identity, fds, link } = container;
-  joinGroups(container);
+export function runInit({ socket, link, seccomp }: BlankProcess, start: ContainerStart): never {
+  joinCgroup(start);
   hearOther(link);
   const functionFd = openPidFd(functionPid);
   joinNamespace(functionFd, madeNamespaces | namespaceFlag.network);
   closeSync(functionFd);
   const signals = openSignalFd();
   dropPrivileges({
-    userNamespace: fdFor(fds, 'userNamespace'),
-    identity,
-    seccomp: Buffer.from(setup.seccomp, 'base64'),
+    userNamespace: fdFor(start.fds, 'userNamespace'),
+    identity: start.identity,
+    seccomp,
   });
   tellOther(link);
   closeSync(link);
-  supervise({ control: fdFor(fds, 'control'), signals, functionPid });
+  supervise({ control: socket, signals, functionPid });
 }
 
 export interface Supervision {

@@ -26,48 +26,36 @@ import {
   waitReadable,
 } from '../host/sys/process.ts';
 import { receiveMessage } from '../host/sys/socket.ts';
-import { fdFor, hearOther, type ContainerStart } from './container-start.ts';
+import { fdFor, hearOther, type BlankProcess, type ContainerStart } from './container-start.ts';
 import { sendToHost } from './output.ts';
 import { dropPrivileges } from './privileges.ts';
-import { FunctionServer } from './serve.ts';
+import type { FunctionServer } from './serve.ts';
 
 /** Where the zygote's root has an empty directory to build a container's root on. */
 const buildDirectory = '/mnt';
 const { noSuid, noDev, noExec } = mountAttribute;
 
-/** Mounts that every container gets, by the directory they belong on. Made while it is parked. */
+/** Mounts that every container gets, by the directory they belong on. */
 export type Mounts = [directory: string, mountFd: number][];
 
+/** The function's process before it has a container. */
+export interface BlankFunction extends BlankProcess {
+  mounts: Mounts;
+  server: FunctionServer;
+}
+
 /** Returns when the function is loaded, into the event loop that then serves its calls. */
-export function park(container: ContainerStart, parkSteps: Step[]): void {
-  const { setup, fds } = container;
-  const invoke = fdFor(fds, 'invoke');
-  const userNamespace = fdFor(fds, 'userNamespace');
-  const startNs = nowNs();
-  const mounts = [makeProc(), ...makeMounts(setup.tmpfsBytes)];
-  const seccomp = Buffer.from(setup.seccomp, 'base64');
-  const server = new FunctionServer(invoke);
-  let steps = [...parkSteps, { name: 'mounts', startNs, endNs: nowNs() }];
+export function park(blank: BlankFunction, start: ContainerStart, parkSteps: Step[]): void {
+  let steps = parkSteps;
   // With a function there already, its start reports these steps; else somebody waits for them.
-  if (waitReadable([invoke], 0).length === 0) {
+  if (waitReadable([blank.socket], 0).length === 0) {
     sendToHost(encodeJsonFrame(frameType.parked, 0, { steps }));
     steps = [];
   }
-
-  const assigned = waitForFunction(invoke);
+  const assigned = waitForFunction(blank.socket);
   if (assigned === undefined) exitNow(0);
-  const { specialisation, rootFd } = assigned;
   try {
-    specialise({
-      container,
-      specialisation,
-      rootFd,
-      mounts,
-      userNamespace,
-      seccomp,
-      server,
-      steps,
-    });
+    specialise({ blank, start, assigned, steps });
   } catch (error) {
     const failed = { code: 'host.start_failed', message: messageOf(error) };
     sendToHost(encodeJsonFrame(frameType.failed, 0, failed));
@@ -100,14 +88,20 @@ export function makeMounts(tmpfsBytes: number): Mounts {
   ];
 }
 
-/** Undefined when the host closed the socket instead. */
-export function waitForFunction(
-  invoke: number,
-): { specialisation: Specialisation; rootFd: number } | undefined {
+export interface Assigned {
+  specialisation: Specialisation;
+  rootFd: number;
+}
+
+/**
+ * The function comes first, so that this process is awake when its root is made. Undefined when the
+ * host closed the socket instead.
+ */
+export function waitForFunction(invoke: number): Assigned | undefined {
   const reader = new FrameReader();
   let specialisation: Specialisation | undefined;
   let rootFd: number | undefined;
-  while (specialisation === undefined) {
+  while (specialisation === undefined || rootFd === undefined) {
     // The event loop's socket has made the descriptor non-blocking.
     waitReadable([invoke], -1);
     const message = receiveMessage(invoke);
@@ -117,37 +111,36 @@ export function waitForFunction(
       if (frame.type === frameType.specialise) specialisation = decodeJson(frame);
     });
   }
-  if (rootFd === undefined) throw new Error('The host sent a function without a root');
   return { specialisation, rootFd };
 }
 
 interface Assignment {
-  container: ContainerStart;
-  specialisation: Specialisation;
-  rootFd: number;
-  mounts: Mounts;
-  userNamespace: number;
-  seccomp: Buffer;
-  server: FunctionServer;
+  blank: BlankFunction;
+  start: ContainerStart;
+  assigned: Assigned;
   /** What it took so far, as far as nobody was told. */
   steps: Step[];
 }
 
-function specialise(assignment: Assignment): void {
-  const { container, specialisation, seccomp, userNamespace, server } = assignment;
+function specialise({ blank, start, assigned, steps }: Assignment): void {
+  const { specialisation, rootFd } = assigned;
   const startNs = nowNs();
-  enterRoot(assignment.rootFd, assignment.mounts);
+  enterRoot(rootFd, blank.mounts);
   const rootedNs = nowNs();
   Object.assign(process.env, specialisation.env);
   process.chdir('/function');
-  dropPrivileges({ userNamespace, identity: container.identity, seccomp });
+  dropPrivileges({
+    userNamespace: fdFor(start.fds, 'userNamespace'),
+    identity: start.identity,
+    seccomp: blank.seccomp,
+  });
   unblockAllSignals();
   const droppedNs = nowNs();
   // Foreign code runs only beside a PID 1 that has no rights left to steal.
-  hearOther(container.link);
-  closeSync(container.link);
-  server.load(specialisation, [
-    ...assignment.steps,
+  hearOther(blank.link);
+  closeSync(blank.link);
+  blank.server.load(specialisation, [
+    ...steps,
     { name: 'rootfs', startNs, endNs: rootedNs },
     { name: 'drop', startNs: rootedNs, endNs: droppedNs },
   ]);

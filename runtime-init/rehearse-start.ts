@@ -6,7 +6,7 @@
 import { closeSync, mkdirSync } from 'node:fs';
 import { Socket } from 'node:net';
 import type { ZygoteSetup } from '../host/protocol/zygote.ts';
-import { encodeJsonFrame, frameType } from '../host/protocol/frame.ts';
+import { encodeFrame, encodeJsonFrame, frameType } from '../host/protocol/frame.ts';
 import { renewRandomness } from '../host/sys/fork.ts';
 import { createMount, makeRootPrivate } from '../host/sys/mount.ts';
 import {
@@ -70,7 +70,8 @@ function rehearseNamespaces(setup: ZygoteSetup): void {
 function rehearseMessages(): void {
   const [near, far] = socketPair('stream');
   const body = { functionName: 'rehearsal', env: { PATH: '/usr/bin' } };
-  sendMessage(near, encodeJsonFrame(frameType.specialise, 0, body), [near]);
+  sendMessage(near, encodeJsonFrame(frameType.specialise, 0, body));
+  sendMessage(near, encodeFrame(frameType.root, 0), [near]);
   const received = waitForFunction(far);
   if (received !== undefined) closeSync(received.rootFd);
   closeSync(near);

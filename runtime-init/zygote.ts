@@ -4,15 +4,16 @@
  * except in a child, which unwinds into a fresh event loop of its own.
  */
 import { closeSync } from 'node:fs';
-import { nowNs } from '../host/base/clock.ts';
 import { messageOf } from '../host/base/errors.ts';
 import type { ZygoteHello, ZygoteSetup } from '../host/protocol/zygote.ts';
 import { exitNow, makeForkable } from '../host/sys/fork.ts';
 import { openOwnNamespace } from '../host/sys/namespace.ts';
 import { blockAllSignals, ignoreSignal, setResourceLimit } from '../host/sys/process.ts';
-import { becomeSessionLeader, resource, waitReadable } from '../host/sys/process.ts';
+import { becomeSessionLeader, resource } from '../host/sys/process.ts';
+import { loadSeccompFilter } from '../host/sys/seccomp-filter.ts';
 import { receiveMessage } from '../host/sys/socket.ts';
-import { forkBlank, handOver, type Blank } from './blank.ts';
+import { forkBlank } from './blank.ts';
+import { groupByRole } from './container-start.ts';
 import { testForking } from './fork-test.ts';
 import { findLoopFds, findThreadFds, type LibuvFds } from './inherited-fds.ts';
 import { makeNetworkNamespace } from './network-namespace.ts';
@@ -40,6 +41,7 @@ export async function runZygote(): Promise<void> {
   }
   // The test child: its event loop does the rest.
   if (signalLock === undefined) return;
+  loadSeccompFilter(Buffer.from(setup.seccomp.base, 'base64'), { allThreads: true });
   // From here on ended containers vanish without a wait: their exit reaches the host another way.
   ignoreSignal(SIGCHLD);
   answer({ id: 0, mode: 'fork' } satisfies ZygoteHello);
@@ -48,43 +50,28 @@ export async function runZygote(): Promise<void> {
   serveUntilForked(setup, { own: [...loop, ...signalLock], threads: findThreadFds(loop) });
 }
 
-/** Pairs of processes kept for the next containers. */
-const blanksMax = 2;
-/** They are forked when nothing was asked for so long: a start under way needs the processors. */
-const quietMs = 5;
-
 /** Returns in a child only; the zygote itself leaves when the host closes the socket. */
 function serveUntilForked(setup: ZygoteSetup, libuv: LibuvFds): void {
   const network = openOwnNamespace('net');
-  const options = { pidNamespace: openOwnNamespace('pid'), setup, libuv };
-  const blanks: Blank[] = [];
+  const pidNamespace = openOwnNamespace('pid');
   for (;;) {
-    if (blanks.length < blanksMax && waitReadable([zygoteSocketFd], quietMs).length === 0) {
-      const blank = forkBlank(options);
-      if (blank === undefined) return;
-      blanks.push(blank);
-      continue;
-    }
     const received = nextRequest();
     if (received === undefined) exitNow(0);
     const { request, fds } = received;
-    const startNs = nowNs();
+    const { id } = request;
     try {
       if (request.type === 'fork') {
-        const blank = blanks.shift() ?? forkBlank(options);
+        const byRole = groupByRole(request.fds, fds);
+        const blank = forkBlank({ pidNamespace, setup, libuv, fds: byRole });
         if (blank === undefined) return;
-        try {
-          handOver(blank, { request, startNs }, fds);
-        } catch (error) {
-          closeSync(blank.pidFd);
-          throw error;
-        }
-        answerWithFd(blank.pidFd, { id: request.id, pid: blank.pid });
+        answerWithFd(blank.pidFd, { id, pid: blank.pid });
+      } else if (request.type === 'networkNamespace') {
+        answerWithFd(makeNetworkNamespace(network), { id });
       } else {
-        answerWithFd(makeNetworkNamespace(network), { id: request.id });
+        throw new Error(`A zygote that forks does not ${request.type}`);
       }
     } catch (error) {
-      answer({ id: request.id, error: messageOf(error) });
+      answer({ id, error: messageOf(error) });
     }
     for (const fd of fds) closeSync(fd);
   }

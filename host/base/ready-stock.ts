@@ -13,10 +13,12 @@ export interface ReadyStockOptions<T> {
   discard: (item: T) => void | Promise<void>;
   /** One could not be made; the next taking brings the next try. */
   onError?: (error: unknown) => void;
+  /** How long after a taking others are made. */
+  quietMs?: number;
 }
 
 /** A start is over by then. */
-const quietMs = 20;
+const defaultQuietMs = 20;
 
 export class ReadyStock<T> {
   readonly #options: ReadyStockOptions<T>;
@@ -37,7 +39,7 @@ export class ReadyStock<T> {
       this.#timer = setTimeout(() => {
         this.#timer = undefined;
         void this.fill();
-      }, quietMs);
+      }, this.#options.quietMs ?? defaultQuietMs);
     }
     return taken;
   }

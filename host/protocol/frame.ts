@@ -11,8 +11,9 @@
 export const frameType = {
   // Host to instance.
   specialise: 1,
-  call: 2,
-  cancel: 3,
+  root: 2,
+  call: 3,
+  cancel: 4,
   // Instance to host.
   parked: 16,
   ready: 17,

@@ -13,8 +13,22 @@ export type FdRole =
   | 'joinCgroup';
 
 export type ZygoteRequest =
-  | { type: 'fork'; id: number; fds: FdRole[]; container: ContainerIdentity }
+  /** For a blank pair, with `control`, `invoke` and `stdout`: each of the two waits for an order. */
+  | { type: 'fork'; id: number; fds: FdRole[] }
+  /** For a container by a zygote that does not fork, with all descriptors. */
+  | { type: 'boot'; id: number; fds: FdRole[]; container: ContainerIdentity }
   | { type: 'networkNamespace'; id: number };
+
+/**
+ * What a blank pair becomes: the first message to PID 1 on its control socket, and to the function's
+ * process on its invoke socket.
+ */
+export interface ContainerOrder {
+  container: ContainerIdentity;
+  fds: FdRole[];
+  /** When it was given. */
+  startNs: number;
+}
 
 export type ZygoteAnswer =
   /** With the pidfd of PID 1 for a fork, or the namespace's descriptor. */
@@ -40,8 +54,14 @@ export interface ContainerIdentity {
 
 /** Sent once, before any request: what the zygote hands down to every child. */
 export interface ZygoteSetup {
-  /** The seccomp program, base64. */
-  seccomp: string;
+  /** Seccomp programs, base64. */
+  seccomp: {
+    /** What a forked container inherits, and what it loads last. */
+    base: string;
+    seal: string;
+    /** Both in one, for a container that is executed. */
+    whole: string;
+  };
   /** For /tmp and /dev/shm each. */
   tmpfsBytes: number;
   openFilesMax: number;

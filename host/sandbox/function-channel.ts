@@ -1,6 +1,6 @@
 /** The host's end of the socket to a function process: its start, its calls, its output. */
 import { writeSync } from 'node:fs';
-import { Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import { errorCodes, HatchError, messageOf, type ErrorCode } from '../base/errors.ts';
 import type { Step } from '../base/channels.ts';
 import {
@@ -21,6 +21,7 @@ import {
   type Ready,
   type Specialisation,
 } from '../protocol/invoke.ts';
+import type { Connection } from '../sys/connection.ts';
 import { sendMessage } from '../sys/socket.ts';
 
 export interface CallResult {
@@ -74,7 +75,7 @@ export class FunctionChannel {
   #outputPieces = 0;
   #outputBytes = 0;
 
-  constructor(fd: number, events: ChannelEvents) {
+  constructor({ fd, socket }: Connection, events: ChannelEvents) {
     this.#fd = fd;
     this.#events = events;
     const parked = Promise.withResolvers<Step[]>();
@@ -82,10 +83,8 @@ export class FunctionChannel {
     this.parked = parked.promise;
     // Who assigns a function at once never waits for this.
     this.parked.catch(() => undefined);
-    this.#socket = new Socket({ fd, readable: true, writable: true });
+    this.#socket = socket;
     this.#socket.on('data', (chunk: Buffer) => this.#receive(chunk));
-    // What a broken pipe means is told by `close`.
-    this.#socket.on('error', () => undefined);
     this.#socket.on('close', () => {
       this.#open = false;
       if (this.#closedBy === undefined) this.#events.onEnd();
@@ -101,15 +100,18 @@ export class FunctionChannel {
     return this.#calls.size;
   }
 
-  /**
-   * Sends the function and its root. Resolves when the bundle is loaded, with the steps it took.
-   */
-  assign(specialisation: Specialisation, rootMountFd: number): Promise<Step[]> {
+  /** Sends the function: its process wakes up, and waits for its root. */
+  assign(specialisation: Specialisation): void {
+    if (this.#closedBy !== undefined) throw this.#closedBy;
+    sendMessage(this.#fd, encodeJsonFrame(frameType.specialise, 0, specialisation));
+  }
+
+  /** Sends the function's root. Resolves when the bundle is loaded, with the steps it took. */
+  sendRoot(mountFd: number): Promise<Step[]> {
     if (this.#closedBy !== undefined) return Promise.reject(this.#closedBy);
     const ready = Promise.withResolvers<Step[]>();
     this.#settleReady = ready;
-    const frame = encodeJsonFrame(frameType.specialise, 0, specialisation);
-    sendMessage(this.#fd, frame, [rootMountFd]);
+    sendMessage(this.#fd, encodeFrame(frameType.root, 0), [mountFd]);
     return ready.promise;
   }
 

@@ -1,5 +1,5 @@
 /** The host's end of the socket to a container's PID 1. Closing it ends the container. */
-import { Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import type { InitCommand, InitMessage } from '../protocol/zygote.ts';
 
 export interface FunctionExit {
@@ -21,9 +21,9 @@ export class InitChannel {
   readonly #onExit: (exit: FunctionExit) => void;
   #text = '';
 
-  constructor(fd: number, onExit: (exit: FunctionExit) => void) {
+  constructor(socket: Socket, onExit: (exit: FunctionExit) => void) {
     this.#onExit = onExit;
-    this.#socket = new Socket({ fd, readable: true, writable: true });
+    this.#socket = socket;
     const running = Promise.withResolvers<void>();
     this.running = running.promise;
     this.running.catch(() => undefined);
@@ -35,7 +35,6 @@ export class InitChannel {
         this.close();
       }
     });
-    this.#socket.on('error', () => undefined);
     this.ended = new Promise((resolve) => this.#socket.once('close', resolve));
     void this.ended.then(() => running.reject(new Error('PID 1 ended')));
   }

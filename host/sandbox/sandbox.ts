@@ -20,9 +20,9 @@ import type { IdRange, IdRanges } from '../namespace/id-ranges.ts';
 import type { CallMetadata, Specialisation } from '../protocol/invoke.ts';
 import type { ContainerIdentity, FdRole } from '../protocol/zygote.ts';
 import type { StorageDriver, WritableRoot } from '../storage/storage-driver.ts';
+import type { Connection } from '../sys/connection.ts';
 import { killByPidFd } from '../sys/fork.ts';
 import { watchReadable, type Watch } from '../sys/libc.ts';
-import { pipe, socketPair } from '../sys/socket.ts';
 import { FunctionChannel, type CallResult, type Output } from './function-channel.ts';
 import { InitChannel } from './init-channel.ts';
 import { RawOutput } from './raw-output.ts';
@@ -41,11 +41,23 @@ export interface CgroupSource {
   take(): Cgroup;
 }
 
-/** Makes the two processes of a container; the descriptors stay the caller's. */
+/** The two processes of a container; the connections are now ours. */
+export interface ContainerProcesses {
+  /** To PID 1. */
+  control: Connection;
+  /** To the function's process. */
+  invoke: Connection;
+  /** From what both write to standard output and error. */
+  output: Connection;
+  /** PID 1, once it is there. */
+  first: Promise<{ pid: number; pidFd: number }>;
+}
+
+/** The request's descriptors stay the caller's, and open until `first` is settled. */
 export type Spawner = (request: {
   identity: ContainerIdentity;
   fds: readonly (readonly [FdRole, number])[];
-}) => Promise<{ pid: number; pidFd: number }>;
+}) => ContainerProcesses;
 
 export interface Assignment {
   specialisation: Specialisation;
@@ -154,6 +166,7 @@ export class Sandbox {
   async assign({ specialisation, layerNames, limits }: Assignment): Promise<Step[]> {
     const channel = this.#liveChannel();
     const startNs = nowNs();
+    channel.assign(specialisation);
     this.#cgroup.setLimits(limits);
     this.#memoryBytes = limits.memoryBytes;
     const limitedNs = nowNs();
@@ -164,7 +177,7 @@ export class Sandbox {
       ownerGid: this.#range.firstHostId,
     });
     const overlaidNs = nowNs();
-    const loaded = channel.assign(specialisation, this.#root.mountFd);
+    const loaded = channel.sendRoot(this.#root.mountFd);
     this.#root.closeMount();
     const steps = await loaded;
     // The function's process has waited for this before it loaded anything: it is there by now.
@@ -203,41 +216,39 @@ export class Sandbox {
 
   async #start(): Promise<void> {
     const network = this.#parts.networks.take();
-    const [control, controlFar] = socketPair('stream');
-    const [invoke, invokeFar] = socketPair('stream');
-    const [output, outputFar] = pipe();
-    const theirs = [controlFar, invokeFar, outputFar, ...(network === undefined ? [] : [network])];
     try {
-      this.#init = new InitChannel(control, () => this.#onFunctionExit());
-      this.#channel = new FunctionChannel(invoke, {
-        onOutput: this.#onOutput,
-        onEnd: () => this.#onChannelEnd(),
-        onBroken: (reason) => void this.destroy(reason),
-      });
-      this.#rawOutput = new RawOutput(output, this.#onOutput);
-      // Or the function could not open its own /dev/stdout.
-      const owner = this.#range.firstHostId;
-      fchownSync(outputFar, owner + functionUser.uid, owner + functionUser.gid);
-      const spawned = await this.#parts.spawn({
+      const processes = this.#parts.spawn({
         identity: { id: this.id, ...functionUser },
         fds: [
-          ['control', controlFar],
-          ['invoke', invokeFar],
-          ['stdout', outputFar],
           ['userNamespace', this.#range.userNamespaceFd],
           ...(network === undefined ? [] : [['networkNamespace', network] as const]),
           ...this.#cgroup.joinFds.map((fd) => ['joinCgroup', fd] as const),
         ],
       });
-      this.#pid = spawned.pid;
-      this.#pidFd = spawned.pidFd;
-      this.#pidWatch = watchReadable(spawned.pidFd, () => this.#onGone());
+      this.#connect(processes);
+      const { pid, pidFd } = await processes.first;
+      this.#pid = pid;
+      this.#pidFd = pidFd;
+      this.#pidWatch = watchReadable(pidFd, () => this.#onGone());
       // Meanwhile it may have been given up.
-      if (this.#reason !== undefined) killByPidFd(spawned.pidFd);
+      if (this.#reason !== undefined) killByPidFd(pidFd);
     } finally {
-      for (const fd of theirs) closeSync(fd);
+      if (network !== undefined) closeSync(network);
       this.#cgroup.closeJoinFds();
     }
+  }
+
+  #connect({ control, invoke, output }: ContainerProcesses): void {
+    this.#init = new InitChannel(control.socket, () => this.#onFunctionExit());
+    this.#channel = new FunctionChannel(invoke, {
+      onOutput: this.#onOutput,
+      onEnd: () => this.#onChannelEnd(),
+      onBroken: (reason) => void this.destroy(reason),
+    });
+    // Or the function could not open its own /dev/stdout: both ends have one owner.
+    const owner = this.#range.firstHostId;
+    fchownSync(output.fd, owner + functionUser.uid, owner + functionUser.gid);
+    this.#rawOutput = new RawOutput(output.socket, this.#onOutput);
   }
 
   #liveChannel(): FunctionChannel {

@@ -4,7 +4,15 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { HatchError, messageOf } from '../base/errors.ts';
-import type { ContainerIdentity, FdRole } from '../protocol/zygote.ts';
+import { ReadyStock } from '../base/ready-stock.ts';
+import {
+  bootPair,
+  discardPair,
+  forkPair,
+  giveOrder,
+  type PairOrder,
+  type ProcessPair,
+} from './process-pair.ts';
 import {
   ZygoteProcess,
   type Answer,
@@ -12,6 +20,10 @@ import {
   type ZygoteOptions,
 } from './zygote-process.ts';
 
+/** Pairs of processes kept for the next containers; each costs some MB. */
+const blankPairs = 2;
+/** Most starts are over by then. */
+const blankQuietMs = 5;
 const restartDelayMs = { first: 50, max: 5_000 } as const;
 
 export interface ZygoteEvents {
@@ -35,6 +47,7 @@ export class Zygote {
   readonly #options: ZygoteOptions & { replaceAfterForks: number };
   readonly #events: ZygoteEvents;
   #current: ZygoteProcess;
+  #blanks: ReadyStock<ProcessPair>;
   #forks = 0;
   #generation = 1;
   #restart: Promise<void> | undefined;
@@ -57,6 +70,7 @@ export class Zygote {
     this.#options = options;
     this.#events = events;
     this.#current = first;
+    this.#blanks = this.#stockBlanks();
     this.#watch(first);
     this.#tellMode();
   }
@@ -67,24 +81,32 @@ export class Zygote {
     return { pid, mode, ...why, forks: this.#forks, generation: this.#generation };
   }
 
-  /** Makes the processes of one container. */
-  async spawn(request: {
-    identity: ContainerIdentity;
-    fds: readonly (readonly [FdRole, number])[];
-  }): Promise<{ pid: number; pidFd: number }> {
-    const body: RequestBody = {
-      type: 'fork',
-      fds: request.fds.map(([role]) => role),
-      container: request.identity,
-    };
-    const answer = await this.#ask(
-      body,
-      request.fds.map(([, fd]) => fd),
-    );
-    this.#forks++;
-    if (this.#forks >= this.#options.replaceAfterForks) this.#replace();
-    if (answer.pid === undefined) throw new HatchError('internal.bug', 'A fork came without a pid');
-    return { pid: answer.pid, pidFd: fdOf(answer) };
+  /** Resolves when the first blank pairs are there. */
+  fill(): Promise<void> {
+    return this.#blanks.fill();
+  }
+
+  /**
+   * The processes of one container, on their way already. The order's descriptors must stay open
+   * until the pair's `first` is settled. Throws `host.start_failed`.
+   */
+  spawn(order: PairOrder): ProcessPair {
+    if (this.#current.mode === 'exec') {
+      return bootPair((body, fds) => this.#askForPair(body, fds), order);
+    }
+    for (;;) {
+      const ready = this.#blanks.take();
+      const pair = ready ?? this.#forkBlank();
+      try {
+        giveOrder(pair, order);
+        return pair;
+      } catch (cause) {
+        discardPair(pair).catch(() => undefined);
+        // One that died while it waited is no reason to give up.
+        if (ready === undefined)
+          throw new HatchError('host.start_failed', 'Cannot reach a new process', { cause });
+      }
+    }
   }
 
   /** A network namespace with its loopback up; the descriptor is the caller's. */
@@ -95,6 +117,7 @@ export class Zygote {
   async stop(): Promise<void> {
     this.#stopped = true;
     await this.#replacement;
+    await this.#blanks.close();
     this.#current.close();
     await this.#current.ended;
   }
@@ -103,6 +126,30 @@ export class Zygote {
     const { mode, reason } = this.#current;
     if (mode === 'exec')
       this.#events.onNotice(`Zygote does not fork (${reason}): instances boot, which is slow`);
+  }
+
+  #stockBlanks(): ReadyStock<ProcessPair> {
+    return new ReadyStock({
+      count: this.#current.mode === 'fork' ? blankPairs : 0,
+      quietMs: blankQuietMs,
+      make: async () => {
+        const pair = this.#forkBlank();
+        await pair.first;
+        return pair;
+      },
+      discard: discardPair,
+    });
+  }
+
+  #forkBlank(): ProcessPair {
+    return forkPair((body, fds) => this.#askForPair(body, fds));
+  }
+
+  async #askForPair(body: RequestBody, fds: readonly number[]): Promise<Answer> {
+    const answer = await this.#ask(body, fds);
+    this.#forks++;
+    if (this.#forks >= this.#options.replaceAfterForks) this.#replace();
+    return answer;
   }
 
   /** While the zygote is being restarted, requests wait for the new one. */
@@ -166,6 +213,10 @@ export class Zygote {
     this.#forks = 0;
     this.#generation++;
     this.#watch(next);
+    // Those of the one before are not to outlive it.
+    this.#blanks.close().catch(() => undefined);
+    this.#blanks = this.#stockBlanks();
+    void this.fill();
   }
 }
 

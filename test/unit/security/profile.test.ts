@@ -5,12 +5,15 @@ import { describe, test } from 'node:test';
 import fc from 'fast-check';
 import { argumentRules } from '../../../host/security/argument-rules.ts';
 import { nodeProfile } from '../../../host/security/profile-node.ts';
+import type { ArgumentRule } from '../../../host/security/profile.ts';
 import {
   compileProfile,
   profileAllows,
   profileVerdict,
+  stageProfile,
   type Verdict,
 } from '../../../host/security/security.ts';
+import { setupRules } from '../../../host/security/setup-rules.ts';
 import { comparisonLayout, seccompCallNumber } from '../../../host/sys/seccomp.ts';
 import { runFilter } from './bpf-interpreter.ts';
 
@@ -51,11 +54,41 @@ for (const [name, audit] of Object.entries(architectures)) {
       for (const { call, tests } of argumentRules) {
         const number = seccompCallNumber(call, architecture);
         if (number === undefined) continue;
-        const args = Array.from({ length: 6 }, () => 0n);
-        for (const one of tests) args[one.argument] = one.equals;
+        const args = argumentsOf({ tests });
         agree(number, args);
         assert.equal(profileVerdict('node', { number, arguments: args }, architecture), 'allow');
       }
+    });
+
+    describe('in two stages', () => {
+      const { base, seal } = stageProfile('node', architecture);
+      const run = (program: Buffer, number: number, args: readonly bigint[]) =>
+        runFilter(program, { number, architecture: audit, arguments: args });
+      // Of the two answers the kernel takes the one with the lower number, as a signed one.
+      const stricter = (number: number, args: readonly bigint[]) =>
+        Math.min(run(base, number, args), run(seal, number, args));
+
+      test('every call has the verdict that it has in one', () => {
+        const setupArguments = setupRules.map(argumentsOf);
+        for (let number = 0; number <= 600; number += 1)
+          for (const args of [[], ...setupArguments])
+            assert.equal(
+              stricter(number, args),
+              run(bpf, number, args),
+              `call ${number} (${args.join(', ')})`,
+            );
+      });
+
+      test('what the setup needs is allowed by the first and refused by the second', () => {
+        for (const rule of setupRules) {
+          const number = seccompCallNumber(rule.call, architecture);
+          assert.ok(number !== undefined, rule.call);
+          const args = argumentsOf(rule);
+          assert.equal(run(base, number, args), returns.allow, rule.call);
+          assert.equal(run(seal, number, args), returns.EPERM, rule.call);
+          assert.equal(run(bpf, number, args), returns.EPERM, rule.call);
+        }
+      });
     });
 
     test('a foreign architecture kills, whatever the number', () => {
@@ -67,6 +100,12 @@ for (const [name, audit] of Object.entries(architectures)) {
           );
     });
   });
+}
+
+function argumentsOf({ tests }: Pick<ArgumentRule, 'tests'>): bigint[] {
+  const args = Array.from({ length: 6 }, () => 0n);
+  for (const one of tests) args[one.argument] = one.equals;
+  return args;
 }
 
 test('x32 calls kill', () => {
