@@ -19,7 +19,7 @@ test(
     assert.equal(await runInVm({ command, limitMs: 120_000, onOutput }), 7);
     assert.match(output, /^0$/m);
     assert.match(output, /\bcpu io memory\b.*\bpids\b/);
-    assert.match(output, /^6\.1\.\d+-\d+-amd64$/m);
+    assert.match(output, /^\d+\.\d+.*-amd64$/m);
     assert.deepEqual(machines(), []);
   },
 );
