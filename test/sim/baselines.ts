@@ -54,11 +54,11 @@ export function clairvoyant(timeline: Timeline): VictimRule {
 
 /**
  * The fewest cold starts under a cap that any policy without pre-warming can have, clairvoyant or
- * not. Keeping an instance over an idle time takes its size times that time; all idle times that
- * are bridged must fit into the cap times the whole time, less what calls use. So it takes the
- * cheapest as long as they fit: Berger et al., "Practical Bounds on Optimal Caching with Variable
- * Object Sizes", SIGMETRICS 2018, PFOO-L. That they must fit at every moment is left out, which is
- * why it is a bound and no policy.
+ * not, as long as it refuses no call. Keeping an instance over an idle time takes its size times
+ * that time; all idle times that are bridged must fit into the cap times the whole time, less what
+ * calls use. So it takes the cheapest as long as they fit: Berger et al., "Practical Bounds on
+ * Optimal Caching with Variable Object Sizes", SIGMETRICS 2018, PFOO-L. That they must fit at every
+ * moment is left out, which is why it is a bound and no policy.
  */
 export function leastColdStarts(timeline: Timeline, capMb: number): number {
   const costs: number[] = [];

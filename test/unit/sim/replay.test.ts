@@ -92,7 +92,7 @@ test('whatever the trace, the cap holds, and nobody beats the bound without star
     for (const victims of rules) {
       const result = run(timeline, { keepAlive: forever, capMb, victims });
       assert.ok(result.peakMb <= capMb);
-      assert.ok(result.cold >= leastColdStarts(timeline, capMb));
+      if (result.refused === 0) assert.ok(result.cold >= leastColdStarts(timeline, capMb));
     }
   });
   fc.assert(cases, { numRuns: 40 });
