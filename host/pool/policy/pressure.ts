@@ -1,12 +1,8 @@
 /**
  * What to give up when the machine is short of CPU or memory, from the kernel's pressure stall
- * information: shares of the last ten seconds, in percent, in which some or all tasks waited.
+ * information.
  */
-export interface Pressure {
-  cpuSome: number;
-  memorySome: number;
-  memoryFull: number;
-}
+import type { MachinePressure } from '../../cgroup/pressure.ts';
 
 export interface PressureResponse {
   /** Of the configured rate at which containers are made ahead: 1 at ease, 0 under pressure. */
@@ -15,7 +11,7 @@ export interface PressureResponse {
   idleShare: number;
 }
 
-export function respondTo({ cpuSome, memorySome, memoryFull }: Pressure): PressureResponse {
+export function respondTo({ cpuSome, memorySome, memoryFull }: MachinePressure): PressureResponse {
   const cpu = between(cpuSome, { least: 20, most: 60 });
   const memory = Math.max(
     between(memorySome, { least: 1, most: 20 }),
