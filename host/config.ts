@@ -4,7 +4,7 @@
  * `"natsUrl"`; the other keys likewise.
  */
 import { readFileSync } from 'node:fs';
-import { hostname } from 'node:os';
+import { hostname, totalmem } from 'node:os';
 import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { z } from 'zod';
@@ -58,6 +58,17 @@ export function configHelp(): string {
 const count = (fallback: number, max = 1_000_000): z.ZodDefault<z.ZodInt> =>
   z.int().min(1).max(max).default(fallback);
 
+const MiB = 2 ** 20;
+
+/** The rest is for the host, its pages and whatever else runs there. */
+const memoryShare = 0.8;
+
+/** Of the machine, or of what the host's own control group allows it. */
+function defaultMemoryMb(): number {
+  const allowed = process.constrainedMemory() || Infinity;
+  return Math.floor((Math.min(totalmem(), allowed) * memoryShare) / MiB);
+}
+
 const shape = {
   natsUrl: z
     .string()
@@ -98,8 +109,19 @@ const shape = {
     .max(10_000)
     .default(4)
     .describe('Containers kept forked and ready for any function'),
+  parkedMax: z
+    .int()
+    .min(0)
+    .max(10_000)
+    .default(64)
+    .describe('Containers kept ready at most, when functions start often'),
   parkedPerSecondMax: count(200).describe('Most containers parked in a second'),
   instancesMax: count(1000).describe('Instances this host runs at the same time'),
+  memoryBudgetMb: z
+    .int()
+    .min(64)
+    .default(defaultMemoryMb)
+    .describe('Memory of all instances in MiB, as measured; idle ones make room for new ones'),
   queueLengthMax: count(1024).describe('Calls that may wait for an instance'),
   inFlightMax: count(4096).describe('Calls admitted at the same time, waiting ones included'),
   drainMs: z

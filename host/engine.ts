@@ -8,11 +8,12 @@ import { HatchError, messageOf } from './base/errors.ts';
 import { makeId } from './base/ids.ts';
 import { ReadyStock } from './base/ready-stock.ts';
 import { openCgroupDriver } from './cgroup/cgroup.ts';
+import { readPressure } from './cgroup/pressure.ts';
 import { ReadyCgroups } from './cgroup/ready-cgroups.ts';
 import type { HostConfig } from './config.ts';
 import { LayerStore, type StoredImage } from './image/layer-store.ts';
 import { IdRanges } from './namespace/id-ranges.ts';
-import { Pool } from './pool/pool.ts';
+import { Pool, type PoolLimits } from './pool/pool.ts';
 import type { ZygoteSetup } from './protocol/zygote.ts';
 import { compileProfile, stageProfile } from './security/security.ts';
 import { MemoryScratch } from './storage/memory-scratch.ts';
@@ -53,6 +54,9 @@ const parkedLimits = {
   cpuWeight: 100,
   pidsMax: 64,
 } as const;
+const noPressure =
+  'The kernel does not tell of pressure (boot it with psi=1): idle instances are given back ' +
+  'when the memory budget is used up, not before';
 
 /**
  * Needs root and a mount namespace of its own. What an earlier run left under the same names is
@@ -113,6 +117,7 @@ export async function openEngine(
   opened.defer(() => idRanges.close());
   await Promise.all([ready, scratch, networks, idRanges, zygote].map((stock) => stock.fill()));
 
+  if (readPressure() === undefined) onNotice(noPressure);
   const pool = Pool.open({
     parts: {
       cgroups: ready,
@@ -122,10 +127,8 @@ export async function openEngine(
       spawn: (request) => zygote.spawn(request),
     },
     mode: () => zygote.state.mode,
-    parked: config.parked,
-    instancesMax: config.instancesMax,
-    queueLengthMax: config.queueLengthMax,
-    refillsPerSecond: config.parkedPerSecondMax,
+    ...poolLimits(config),
+    readPressure,
     onNotice,
   });
   opened.defer(() => pool.close());
@@ -133,6 +136,17 @@ export async function openEngine(
 
   const all = opened.move();
   return { layers, baseImage, zygote, pool, close: () => all.disposeAsync() };
+}
+
+function poolLimits(config: HostConfig): PoolLimits {
+  return {
+    parked: config.parked,
+    parkedMax: config.parkedMax,
+    memoryBytesMax: config.memoryBudgetMb * MiB,
+    instancesMax: config.instancesMax,
+    queueLengthMax: config.queueLengthMax,
+    refillsPerSecond: config.parkedPerSecondMax,
+  };
 }
 
 /**

@@ -179,9 +179,14 @@ function poolFunctionOf(version: FunctionVersion, layerDirectories: string[]): P
     timeoutMs: manifest.timeoutMs,
     concurrency: manifest.concurrency,
     instancesMax: manifest.instancesMax,
-    keepAliveMs: manifest.keepAliveMs,
+    keepAlive: keepAlivePolicyOf(manifest),
     parked: manifest.parked,
     reuse: manifest.reuse,
     env: manifest.env,
   };
+}
+
+function keepAlivePolicyOf({ keepAlive }: FunctionVersion['manifest']): PoolFunction['keepAlive'] {
+  if (keepAlive.policy === 'adaptive') return keepAlive;
+  return { policy: 'fixed', keepMs: keepAlive.minutes * 60_000 };
 }

@@ -8,7 +8,12 @@ import { z } from 'zod';
 import { HatchError, messageOf } from '../base/errors.ts';
 
 /** A manifest with every default filled in. Sizes in MiB, times in milliseconds, cpu in cores. */
-export type FunctionManifest = Omit<z.output<typeof manifestSchema>, '$schema'>;
+export type FunctionManifest = Omit<
+  z.output<typeof manifestSchema>,
+  '$schema' | 'keepAlive' | 'keepAliveMs'
+> & { keepAlive: KeepAlive };
+
+export type KeepAlive = { policy: 'adaptive' } | { policy: 'fixed'; minutes: number };
 
 /** One mistake in a manifest; `path` as in JavaScript: `network.egress[0]`, empty for the whole. */
 export interface ManifestProblem {
@@ -42,7 +47,10 @@ export async function readManifest(directory: string): Promise<FunctionManifest>
 export function parseManifest(value: unknown): FunctionManifest {
   const parsed = manifestSchema.safeParse(value);
   if (!parsed.success) throw invalid(parsed.error.issues.flatMap(problemsOf));
-  const { $schema: _, ...manifest } = parsed.data;
+  const { $schema: _, keepAlive, keepAliveMs, ...rest } = parsed.data;
+  if (keepAlive !== undefined && keepAliveMs !== undefined)
+    throw invalid([{ path: 'keepAliveMs', message: 'is said by keepAlive already' }]);
+  const manifest = { ...rest, keepAlive: keepAlive ?? keepAliveOf(keepAliveMs) };
   const problems = [...reservedNames(manifest), ...unsupported(manifest)];
   if (problems.length > 0) throw invalid(problems);
   return manifest;
@@ -92,7 +100,19 @@ const manifestSchema = z.strictObject({
   concurrency: int(1, 1000, 1).describe('Calls one instance serves at the same time'),
   instancesMax: int(1, 10_000, 32).describe('Instances one host runs at the same time'),
   parked: int(0, 1000, 0).describe('Parked containers to keep ready for this function'),
-  keepAliveMs: int(0, 86_400_000, 300_000).describe('How long an idle instance stays hot'),
+  keepAlive: z
+    .discriminatedUnion('policy', [
+      z.strictObject({ policy: z.literal('adaptive') }),
+      z.strictObject({ policy: z.literal('fixed'), minutes: z.number().min(0).max(1440) }),
+    ])
+    .optional()
+    .describe('How long an idle instance stays hot; adaptive, the default, learns it from calls'),
+  keepAliveMs: z
+    .int()
+    .min(0)
+    .max(86_400_000)
+    .optional()
+    .describe('The same as keepAlive with a fixed time, in milliseconds'),
   reuse: z
     .enum(['same-function', 'never'])
     .default('same-function')
@@ -129,6 +149,11 @@ const manifestSchema = z.strictObject({
 
 function int(min: number, max: number, fallback: number): z.ZodDefault<z.ZodInt> {
   return z.int().min(min).max(max).default(fallback);
+}
+
+function keepAliveOf(keepAliveMs: number | undefined): KeepAlive {
+  if (keepAliveMs === undefined) return { policy: 'adaptive' };
+  return { policy: 'fixed', minutes: keepAliveMs / 60_000 };
 }
 
 /** Our own variables would silently win over the developer's. */

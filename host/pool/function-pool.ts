@@ -5,6 +5,7 @@
  */
 import type { StartPath, StartRecord } from '../base/channels.ts';
 import { HatchError, toHatchError } from '../base/errors.ts';
+import { FunctionProfile } from './function-profile.ts';
 import { Instance } from './instance.ts';
 import { slotsOf, type PoolFunction } from './pool-function.ts';
 
@@ -16,10 +17,15 @@ export interface Acquired {
   startRecord: StartRecord | undefined;
 }
 
+/** `expected`: keep-alive foresees a call. */
+export type StartCause = 'call' | 'deploy' | 'expected';
+
 /** What the pool of the whole host decides. */
 export interface HostPool {
   /** Starts an instance, or rejects with `host.busy` when the host has no room for one. */
-  startInstance(fn: PoolFunction): Promise<Instance>;
+  startInstance(profile: FunctionProfile, cause: StartCause): Promise<Instance>;
+  /** That of the policy of eviction. */
+  readonly clock: number;
   /** An instance is gone, or one has become idle: somebody else may use the room. */
   onRoom(): void;
 }
@@ -32,6 +38,7 @@ interface Waiter {
 
 export class FunctionPool {
   readonly fn: PoolFunction;
+  readonly profile: FunctionProfile;
   readonly #host: HostPool;
   readonly #queueLengthMax: number;
   readonly #instances = new Set<Instance>();
@@ -44,6 +51,7 @@ export class FunctionPool {
 
   constructor(fn: PoolFunction, host: HostPool, options: { queueLengthMax: number }) {
     this.fn = fn;
+    this.profile = new FunctionProfile(fn);
     this.#host = host;
     this.#queueLengthMax = options.queueLengthMax;
   }
@@ -94,7 +102,35 @@ export class FunctionPool {
 
   /** One more instance, left idle. */
   prepare(): Promise<Instance> {
-    return this.#start({ prepared: true });
+    return this.#start('deploy');
+  }
+
+  /** One more instance for a call that is expected; without room it is none. */
+  async prewarm(): Promise<void> {
+    await this.#start('expected');
+  }
+
+  /** Instances that keep-alive has had enough of, those without a call for longest. */
+  surplus(nowMs: number): Instance[] {
+    const { demand } = this.profile;
+    const idle = this.idleInstances();
+    return idle.slice(0, Math.max(idle.length + demand.busy - demand.wanted(nowMs), 0));
+  }
+
+  /** How many instances that calls are expected for are not there; each is said once. */
+  takeMissing(nowMs: number): number {
+    const { demand } = this.profile;
+    const expected = demand.takeExpected(nowMs, this.#host.clock);
+    if (expected === 0 || this.#retired) return 0;
+    const wanted = Math.min(demand.wanted(nowMs), this.fn.instancesMax) - demand.busy;
+    return Math.max(Math.min(expected, wanted - this.idleInstances().length - this.#starting), 0);
+  }
+
+  /** Those without a call, the one that has been so for longest first. */
+  idleInstances(): Instance[] {
+    return [...this.#instances]
+      .filter((instance) => instance.idle && instance.sandbox.alive)
+      .sort((a, b) => a.idleSinceMs - b.idleSinceMs);
   }
 
   /** As many starts as there are calls without one, within the function's own limit. */
@@ -104,7 +140,7 @@ export class FunctionPool {
       this.#waiters.length > this.#starting * slots &&
       this.#instances.size + this.#starting < this.fn.instancesMax
     ) {
-      this.#start().catch((error: unknown) => {
+      this.#start('call').catch((error: unknown) => {
         const failure = toHatchError(error, 'host.start_failed');
         // Without room on the host the calls wait on: whoever gives some back starts us again.
         if (failure.code === 'host.busy') return;
@@ -133,31 +169,45 @@ export class FunctionPool {
     await this.#empty();
   }
 
-  async #start({ prepared } = { prepared: false }): Promise<Instance> {
+  async #start(cause: StartCause): Promise<Instance> {
     this.#starting++;
     let instance: Instance;
     try {
-      instance = await this.#host.startInstance(this.fn);
+      instance = await this.#host.startInstance(this.profile, cause);
       this.#instances.add(instance);
     } catch (error) {
       // Calls may count on a start that somebody else wanted.
-      if (prepared) queueMicrotask(() => this.startAsNeeded());
+      if (cause !== 'call') queueMicrotask(() => this.startAsNeeded());
       throw error;
     } finally {
       this.#starting--;
       this.#checkEmpty();
     }
-    instance.prepared = prepared;
+    instance.prepared = cause !== 'call';
     instance.onFree = () => this.#freed(instance);
     void instance.sandbox.ended.then(() => this.#forget(instance));
     this.#offer(instance);
+    // What was made for a call that found another instance counts as used: so many were needed.
+    if (!instance.taken && cause !== 'expected')
+      this.profile.demand.added(this.#instances.size, performance.now(), this.#host.clock);
     return instance;
   }
 
   /** A call has left it: one that may not be used again ends, any other is for the next. */
   #freed(instance: Instance): void {
     if (instance.fn.reuse !== 'never') this.#offer(instance);
-    else if (instance.idle) void instance.sandbox.destroy();
+    else if (instance.idle) {
+      this.#left(instance);
+      void instance.sandbox.destroy();
+    }
+  }
+
+  /** Its last call has ended. */
+  #left(instance: Instance): void {
+    instance.idleSinceMs = performance.now();
+    if (!instance.taken) return;
+    instance.taken = false;
+    this.profile.demand.freed(instance.idleSinceMs, this.#host.clock);
   }
 
   /** A slot has come free: the call that waits longest gets it. */
@@ -168,12 +218,12 @@ export class FunctionPool {
       clearTimeout(waiter.timer);
       waiter.resolve(this.#reserve(instance));
     }
+    if (instance.idle) this.#left(instance);
     if (!instance.available) return;
     if (this.#retired) {
       if (instance.idle) void instance.sandbox.destroy();
       return;
     }
-    if (instance.idle) instance.idleSinceMs = performance.now();
     if (!this.#available.includes(instance)) this.#available.push(instance);
     this.#host.onRoom();
   }
@@ -181,6 +231,10 @@ export class FunctionPool {
   #reserve(instance: Instance): Acquired {
     const first = instance.served === 0 && instance.reserved === 0;
     instance.reserved++;
+    if (!instance.taken) {
+      instance.taken = true;
+      this.profile.demand.taken(performance.now());
+    }
     const last = this.#available.length - 1;
     if (!instance.available && this.#available[last] === instance) this.#available.pop();
     const { startRecord } = instance;
@@ -195,6 +249,7 @@ export class FunctionPool {
     this.#instances.delete(instance);
     const index = this.#available.indexOf(instance);
     if (index >= 0) this.#available.splice(index, 1);
+    this.#left(instance);
     this.startAsNeeded();
     this.#checkEmpty();
     this.#host.onRoom();

@@ -21,7 +21,7 @@ export interface CallRequest {
 /** What an instance needs of its container. */
 export type InstanceSandbox = Pick<
   Sandbox,
-  'id' | 'alive' | 'ended' | 'root' | 'call' | 'cancel' | 'destroy'
+  'id' | 'alive' | 'ended' | 'root' | 'call' | 'cancel' | 'destroy' | 'memoryInUse'
 >;
 
 /** After its time is up a call may still return, so that the instance lives; then it is killed. */
@@ -36,6 +36,8 @@ export class Instance {
   reserved = 0;
   /** Started ahead of any call. */
   prepared = false;
+  /** Whether the demand for instances counts it as one with calls. */
+  taken = false;
   /** Calls served so far, well or not. */
   served = 0;
   /** Since when nothing runs, as `performance.now()`. */

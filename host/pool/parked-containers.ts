@@ -23,6 +23,7 @@ export class ParkedContainers {
   readonly #options: ParkedContainersOptions;
   readonly #ready: ParkedContainer[] = [];
   #target = 0;
+  #refillsPerSecond: number;
   #refilling: Promise<void> | undefined;
   #timer: NodeJS.Timeout | undefined;
   #held = false;
@@ -30,6 +31,7 @@ export class ParkedContainers {
 
   constructor(options: ParkedContainersOptions) {
     this.#options = options;
+    this.#refillsPerSecond = options.refillsPerSecond;
   }
 
   get count(): number {
@@ -40,6 +42,12 @@ export class ParkedContainers {
   setTarget(count: number): void {
     this.#target = count;
     for (const surplus of this.#ready.splice(count)) void surplus.sandbox.destroy();
+    this.#scheduleRefill();
+  }
+
+  /** How many to make a second at most from now on; 0 for none. */
+  setRate(perSecond: number): void {
+    this.#refillsPerSecond = perSecond;
     this.#scheduleRefill();
   }
 
@@ -69,9 +77,10 @@ export class ParkedContainers {
     await Promise.all(this.#ready.splice(0).map(({ sandbox }) => sandbox.destroy()));
   }
 
-  #scheduleRefill(delayMs = 1000 / this.#options.refillsPerSecond): void {
+  #scheduleRefill(delayMs = 1000 / this.#refillsPerSecond): void {
     if (this.#timer !== undefined || this.#refilling !== undefined) return;
-    if (this.#closed || this.#held || this.#ready.length >= this.#target) return;
+    if (this.#closed || this.#held || this.#refillsPerSecond === 0) return;
+    if (this.#ready.length >= this.#target) return;
     this.#timer = setTimeout(() => {
       this.#timer = undefined;
       if (this.#held) return;

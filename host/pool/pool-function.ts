@@ -1,6 +1,8 @@
 /**
  * What the pool needs to know of one version of one function: plain data, made by who deploys it.
  */
+import type { KeepAlivePolicy } from './policy/instance-demand.ts';
+
 export interface PoolFunction {
   name: string;
   version: string;
@@ -17,7 +19,7 @@ export interface PoolFunction {
   /** Calls that one instance runs at a time. */
   concurrency: number;
   instancesMax: number;
-  keepAliveMs: number;
+  keepAlive: KeepAlivePolicy;
   /** How many more containers to keep parked for its sake. */
   parked: number;
   reuse: 'same-function' | 'never';

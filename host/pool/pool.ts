@@ -4,25 +4,39 @@
  * hot, then parked, then forked (or booted, where forking does not work).
  */
 import type { StartRecord } from '../base/channels.ts';
-import { HatchError } from '../base/errors.ts';
+import { nsPerMs } from '../base/clock.ts';
+import { HatchError, messageOf } from '../base/errors.ts';
+import type { MachinePressure } from '../cgroup/pressure.ts';
 import type { SandboxParts } from '../sandbox/sandbox.ts';
-import { FunctionPool, type Acquired } from './function-pool.ts';
+import { FunctionPool, type Acquired, type StartCause } from './function-pool.ts';
+import type { FunctionProfile } from './function-profile.ts';
 import { InstanceStarter } from './instance-starter.ts';
 import { Instance } from './instance.ts';
-import { expired, victim, type IdleInstance } from './keep-alive.ts';
+import { ParkedTarget } from './policy/parked-target.ts';
+import { respondTo, type PressureResponse } from './policy/pressure.ts';
 import { functionKey, type PoolFunction } from './pool-function.ts';
+import { Room } from './room.ts';
 
-export interface PoolOptions {
-  parts: SandboxParts;
-  mode: () => 'fork' | 'exec';
+export interface PoolLimits {
   /** Containers to keep parked, besides what functions ask for. */
   parked: number;
+  /** As many when calls come fast; without any to keep there are none then either. */
+  parkedMax: number;
+  /** Of all functions together, as measured. */
+  memoryBytesMax: number;
   /** Of all functions together. */
   instancesMax: number;
   /** Calls that may wait for one version of a function. */
   queueLengthMax: number;
   /** Containers made ahead per second, at most. */
   refillsPerSecond: number;
+}
+
+export interface PoolOptions extends PoolLimits {
+  parts: SandboxParts;
+  mode: () => 'fork' | 'exec';
+  /** Undefined where the kernel does not tell. */
+  readPressure: () => MachinePressure | undefined;
   onNotice: (message: string) => void;
 }
 
@@ -41,14 +55,15 @@ export interface PoolStats {
   instances: InstanceStats[];
 }
 
-/** How often idle instances are looked over. */
+/** How often keep-alive, memory and what is parked are looked over. */
 const sweepMs = 1000;
 /** Instances that are being started at one time: the kernel makes namespaces one by one anyway. */
 const startingMax = 16;
+const atEase: PressureResponse = { refillShare: 1, idleShare: 0 };
 
 /** What makes the instances; a test brings its own. */
 export type Starter = Pick<InstanceStarter, 'start' | 'close'> & {
-  parked: Pick<InstanceStarter['parked'], 'count' | 'fill' | 'hold' | 'setTarget'>;
+  parked: Pick<InstanceStarter['parked'], 'count' | 'fill' | 'hold' | 'setTarget' | 'setRate'>;
 };
 
 export class Pool {
@@ -58,10 +73,11 @@ export class Pool {
   /** Taken from the map, with calls that still run. */
   readonly #retiring = new Set<FunctionPool>();
   readonly #poolOf = new WeakMap<Instance, FunctionPool>();
+  readonly #room: Room;
+  readonly #parkedTarget = new ParkedTarget();
   readonly #sweep: NodeJS.Timeout;
   readonly #startQueue: (() => void)[] = [];
   #starting = 0;
-  #live = 0;
   /** Somebody was refused for want of room, and waits for some. */
   #starved = false;
   #closed = false;
@@ -73,8 +89,9 @@ export class Pool {
   constructor(options: Omit<PoolOptions, 'parts' | 'mode'>, starter: Starter) {
     this.#options = options;
     this.#starter = starter;
-    this.#starter.parked.setTarget(options.parked);
-    this.#sweep = setInterval(() => this.#endExpired(), sweepMs);
+    this.#room = new Room({ ...options, pools: () => this.#allPools() });
+    this.#setParkedTarget();
+    this.#sweep = setInterval(() => this.#lookOver(), sweepMs);
     this.#sweep.unref();
   }
 
@@ -144,38 +161,54 @@ export class Pool {
     const key = functionKey(fn);
     const known = this.#functions.get(key);
     if (known !== undefined) return known;
-    const startInstance = async (): Promise<Instance> => {
-      const instance = await this.#startInstance(fn);
+    const startInstance = async (
+      profile: FunctionProfile,
+      cause: StartCause,
+    ): Promise<Instance> => {
+      const instance = await this.#startInstance(fn, profile, cause);
       this.#poolOf.set(instance, pool);
       return instance;
     };
-    const pool: FunctionPool = new FunctionPool(
-      fn,
-      { startInstance, onRoom: () => this.#onRoom() },
-      { queueLengthMax: this.#options.queueLengthMax },
-    );
+    const room = this.#room;
+    const host = {
+      startInstance,
+      onRoom: () => this.#onRoom(),
+      get clock() {
+        return room.clock;
+      },
+    };
+    const { queueLengthMax } = this.#options;
+    const pool: FunctionPool = new FunctionPool(fn, host, { queueLengthMax });
     this.#functions.set(key, pool);
     this.#setParkedTarget();
     return pool;
   }
 
-  async #startInstance(fn: PoolFunction): Promise<Instance> {
+  async #startInstance(
+    fn: PoolFunction,
+    profile: FunctionProfile,
+    cause: StartCause,
+  ): Promise<Instance> {
     await this.#turn();
     try {
       if (this.#closed) throw new HatchError('host.draining', 'The host is stopping');
-      await this.#takeRoom();
+      // Nobody has to go for the sake of a call that may never come.
+      const grant = await this.#room.take(profile, { evicts: cause !== 'expected' });
+      this.#parkedTarget.started(performance.now());
       try {
         const instance = await this.#starter.start(fn);
-        void instance.sandbox.ended.then(() => this.#live--);
+        const { startNs, endNs } = instance.startRecord;
+        profile.measuredStart((endNs - startNs) / nsPerMs);
+        this.#room.settle(grant, instance);
         return instance;
       } catch (error) {
-        this.#live--;
+        this.#room.free(grant);
         // The room it had is free again; had it found none, there would be no use in a new try.
         if (!isBusy(error)) this.#onRoom();
         throw error;
       }
     } catch (error) {
-      this.#starved ||= isBusy(error);
+      this.#starved ||= isBusy(error) && cause !== 'expected';
       throw error;
     } finally {
       this.#starting--;
@@ -191,47 +224,40 @@ export class Pool {
     this.#starter.parked.hold(true);
   }
 
-  /** At the host's limit somebody idle goes, whoever's it is; never anybody busy. */
-  async #takeRoom(): Promise<void> {
-    while (this.#live >= this.#options.instancesMax) {
-      const id = victim(this.#idleInstances());
-      if (id === undefined)
-        throw new HatchError('host.busy', `All ${this.#live} instances of the host are busy`);
-      await this.#destroy(id);
-    }
-    // At once after the look: whoever else waited for the same room must see it taken.
-    this.#live++;
-  }
-
   #onRoom(): void {
     if (this.#closed || !this.#starved) return;
     this.#starved = false;
     for (const pool of this.#allPools()) if (pool.waiting > 0) pool.startAsNeeded();
   }
 
-  #endExpired(): void {
-    for (const id of expired(this.#idleInstances())) void this.#destroy(id);
+  #lookOver(): void {
+    const nowMs = performance.now();
+    this.#room.measure();
+    const pressure = this.#options.readPressure();
+    const { refillShare, idleShare } = pressure === undefined ? atEase : respondTo(pressure);
+    const startsPerSecond = this.#options.refillsPerSecond * refillShare;
+    let prewarms = startsPerSecond;
+    for (const pool of this.#functions.values()) {
+      for (const { sandbox } of pool.surplus(nowMs)) void sandbox.destroy();
+      for (let missing = pool.takeMissing(nowMs); missing > 0 && prewarms >= 1; missing--) {
+        prewarms--;
+        void this.#prewarm(pool);
+      }
+    }
+    void this.#room.giveBack(idleShare);
+    this.#starter.parked.setRate(startsPerSecond);
+    this.#setParkedTarget();
+    // What was measured may be less than what was charged.
+    this.#onRoom();
   }
 
-  #idleInstances(): IdleInstance[] {
-    const now = performance.now();
-    return this.#allInstances()
-      .filter((instance) => instance.idle && instance.sandbox.alive)
-      .map(({ id, idleSinceMs, fn }) => ({
-        id,
-        idleMs: now - idleSinceMs,
-        keepAliveMs: fn.keepAliveMs,
-      }));
-  }
-
-  async #destroy(id: string): Promise<void> {
-    await this.#allInstances()
-      .find((instance) => instance.id === id)
-      ?.sandbox.destroy();
-  }
-
-  #allInstances(): Instance[] {
-    return this.#allPools().flatMap((pool) => [...pool.instances]);
+  async #prewarm(pool: FunctionPool): Promise<void> {
+    try {
+      await pool.prewarm();
+    } catch (error) {
+      if (isBusy(error) || this.#closed) return;
+      this.#options.onNotice(`Cannot start "${pool.fn.name}" ahead: ${messageOf(error)}`);
+    }
   }
 
   #allPools(): FunctionPool[] {
@@ -239,8 +265,11 @@ export class Pool {
   }
 
   #setParkedTarget(): void {
+    const { parked, parkedMax } = this.#options;
     const asked = [...this.#functions.values()].reduce((sum, { fn }) => sum + fn.parked, 0);
-    this.#starter.parked.setTarget(this.#options.parked + asked);
+    const min = parked + asked;
+    const limits = { min, max: min === 0 ? 0 : Math.max(min, parkedMax) };
+    this.#starter.parked.setTarget(this.#parkedTarget.target(performance.now(), limits));
   }
 }
 

@@ -150,6 +150,11 @@ export class Sandbox {
     return this.#cgroup;
   }
 
+  /** Bytes of memory, what it has written included. */
+  memoryInUse(): number {
+    return this.#cgroup.usage().memoryBytes;
+  }
+
   /** What the function sees and has written; undefined while parked or once ended. */
   get root(): Pick<WritableRoot, 'upperDirectory' | 'lowerDirectories'> | undefined {
     return this.alive ? this.#root : undefined;

@@ -36,7 +36,12 @@ const handlers = {
   }): Promise<string[]> {
     const { stateDirectory, parked, args } = options;
     const config = loadConfig({
-      args: [`--state-directory=${stateDirectory}`, `--parked=${parked}`, ...args],
+      args: [
+        `--state-directory=${stateDirectory}`,
+        `--parked=${parked}`,
+        '--parked-max=0',
+        ...args,
+      ],
       directory: stateDirectory,
     });
     const engine = await openEngine(config, (notice) => console.error(notice));
@@ -132,7 +137,7 @@ async function loadHello(engine: Engine, stateDirectory: string): Promise<PoolFu
     entry: entryPath,
     layerDirectories: layers.directories,
     instancesMax: 10_000,
-    keepAliveMs: 86_400_000,
+    keepAlive: { policy: 'fixed', keepMs: 86_400_000 },
     concurrency: 1,
   };
 }

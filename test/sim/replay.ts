@@ -63,8 +63,7 @@ interface FunctionState {
 
 /** As the host looks over its pool, and as it is configured by default. */
 const sweepMs = 1000;
-const parkedMin = 4;
-const parkedMax = 64;
+const parkedLimits = { min: 4, max: 64 };
 const refillsPerSecond = 200;
 
 export function replay(timeline: Timeline, options: ReplayOptions): ReplayResult {
@@ -83,8 +82,8 @@ export function replay(timeline: Timeline, options: ReplayOptions): ReplayResult
 class ReplayedPool {
   readonly #options: ReplayOptions;
   readonly #functions: FunctionState[];
-  readonly #parked = new ParkedTarget({ min: parkedMin, max: parkedMax });
-  #parkedCount = parkedMin;
+  readonly #parked = new ParkedTarget();
+  #parkedCount = parkedLimits.min;
   #usedMb = 0;
   #idleMb = 0;
   #idleMbMs = 0;
@@ -135,7 +134,7 @@ class ReplayedPool {
         this.#counts.prewarmed++;
       }
     }
-    const missing = this.#parked.target(nowMs) - this.#parkedCount;
+    const missing = this.#parked.target(nowMs, parkedLimits) - this.#parkedCount;
     this.#parkedCount += Math.min(missing, refillsPerSecond);
   }
 

@@ -26,7 +26,7 @@ export function poolFunction(name: string, changes: Partial<PoolFunction> = {}):
     timeoutMs: 5000,
     concurrency: 1,
     instancesMax: 4,
-    keepAliveMs: 1000,
+    keepAlive: { policy: 'fixed', keepMs: 1000 },
     parked: 0,
     reuse: 'same-function',
     env: {},

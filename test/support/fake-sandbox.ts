@@ -19,6 +19,7 @@ export class FakeSandbox implements InstanceSandbox {
   /** Most calls that ran at one time. */
   callsAtOnce = 0;
   served = 0;
+  memoryBytes = 2 ** 20;
   #alive = true;
   #lastCallId = 0;
   readonly #calls = new Map<number, RunningCall>();
@@ -33,6 +34,10 @@ export class FakeSandbox implements InstanceSandbox {
 
   get alive(): boolean {
     return this.#alive;
+  }
+
+  memoryInUse(): number {
+    return this.memoryBytes;
   }
 
   get running(): number {

@@ -57,6 +57,16 @@ export class InstanceDemand {
     level.use.clock = clock;
   }
 
+  /** The n-th instance was made without a call for it, and waits for one from now on. */
+  added(n: number, nowMs: number, clock: number): void {
+    for (let at = this.#levels.length; at < n; at++) this.#levels.push(this.#newLevel());
+    const level = this.#levels[n - 1];
+    if (level === undefined || n <= this.#busy) return;
+    level.freeSinceMs = nowMs;
+    level.expected = false;
+    level.use.clock = clock;
+  }
+
   /** Instances to have now, busy ones included. */
   wanted(nowMs: number): number {
     let wanted = this.#busy;

@@ -3,20 +3,9 @@
  * Grows with the first second of a burst and shrinks over minutes, by two averages as Knative's
  * autoscaler has them: a short one for bursts, a long one for what is usual.
  */
-export interface ParkedTargetOptions {
-  /** What there is without any demand. */
-  min: number;
-  max: number;
-}
-
 export class ParkedTarget {
-  readonly #options: ParkedTargetOptions;
   readonly #short = new DecayingRate(shortMs);
   readonly #long = new DecayingRate(longMs);
-
-  constructor(options: ParkedTargetOptions) {
-    this.#options = options;
-  }
 
   /** An instance was started. */
   started(nowMs: number): void {
@@ -24,12 +13,13 @@ export class ParkedTarget {
     this.#long.add(nowMs);
   }
 
-  target(nowMs: number): number {
+  /** `min` is what there is without any demand. */
+  target(nowMs: number, { min, max }: { min: number; max: number }): number {
     const perSecond = Math.max(this.#short.perSecond(nowMs), this.#long.perSecond(nowMs));
     const expected = perSecond * leadSeconds;
     // Two standard deviations of a Poisson process above what is expected.
     const demand = expected < negligible ? 0 : Math.ceil(expected + 2 * Math.sqrt(expected));
-    return Math.max(this.#options.min, Math.min(this.#options.max, this.#options.min + demand));
+    return Math.max(min, Math.min(max, min + demand));
   }
 }
 

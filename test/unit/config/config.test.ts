@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { tmpdir, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { HatchError } from '../../../host/base/errors.ts';
@@ -34,6 +34,7 @@ test('without any source every key has its default', () => {
   assert.equal(config.natsUrl, undefined);
   assert.equal(config.stateDirectory, '/var/lib/hatchery');
   assert.equal(config.parked, 4);
+  assert.ok(config.memoryBudgetMb > 0 && config.memoryBudgetMb <= totalmem() / 2 ** 20);
   assert.equal(config.uidBase, 100_000);
   assert.equal(config.fork, 'auto');
 });

@@ -26,7 +26,7 @@ test('a manifest of name and entry gets every default', () => {
     concurrency: 1,
     instancesMax: 32,
     parked: 0,
-    keepAliveMs: 300_000,
+    keepAlive: { policy: 'adaptive' },
     reuse: 'same-function',
     storage: 'overlay',
     network: 'none',
@@ -45,6 +45,12 @@ test('parsing a parsed manifest changes nothing', () => {
     reuse: 'never',
   });
   assert.deepEqual(parseManifest(structuredClone(manifest)), manifest);
+});
+
+test('a fixed keep-alive is said in minutes, or in milliseconds', () => {
+  const fixed = { policy: 'fixed', minutes: 1.5 };
+  assert.deepEqual(parseManifest({ ...smallest, keepAlive: fixed }).keepAlive, fixed);
+  assert.deepEqual(parseManifest({ ...smallest, keepAliveMs: 90_000 }).keepAlive, fixed);
 });
 
 test('mistakes are refused with the path of each', () => {
@@ -66,6 +72,9 @@ test('mistakes are refused with the path of each', () => {
     [{ concurrency: 0 }, 'concurrency'],
     [{ instancesMax: 0 }, 'instancesMax'],
     [{ keepAliveMs: -1 }, 'keepAliveMs'],
+    [{ keepAlive: { policy: 'fixed' } }, 'keepAlive.minutes'],
+    [{ keepAlive: { policy: 'lazy' } }, 'keepAlive.policy'],
+    [{ keepAlive: { policy: 'adaptive' }, keepAliveMs: 1 }, 'keepAliveMs'],
     [{ runtime: 'node12' }, 'runtime'],
     [{ reuse: 'always' }, 'reuse'],
     [{ env: { '1X': 'a' } }, 'env.1X'],

@@ -31,7 +31,11 @@ function open(changes: Partial<PoolFunction> = {}, queueLengthMax = 100) {
     });
     return promise;
   };
-  const pool = new FunctionPool(fn, { startInstance, onRoom: () => rooms++ }, { queueLengthMax });
+  const pool = new FunctionPool(
+    fn,
+    { startInstance, onRoom: () => rooms++, clock: 0 },
+    { queueLengthMax },
+  );
   const nextStart = async (): Promise<Start> => {
     while (starts.length === 0) await turn();
     return starts.shift() ?? assert.fail();

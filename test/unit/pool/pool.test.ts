@@ -1,68 +1,15 @@
 import assert from 'node:assert/strict';
 import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
 import fc from 'fast-check';
 import { HatchError } from '../../../host/base/errors.ts';
 import type { Acquired } from '../../../host/pool/function-pool.ts';
-import type { Instance } from '../../../host/pool/instance.ts';
-import { Pool, type PoolOptions, type Starter } from '../../../host/pool/pool.ts';
-import type { PoolFunction } from '../../../host/pool/pool-function.ts';
 import { poolFunction } from '../../support/fake-pool.ts';
-import { fakeInstance, sandboxOf } from '../../support/fake-sandbox.ts';
+import { sandboxOf } from '../../support/fake-sandbox.ts';
+import { hold, poolsForFile } from '../../support/fake-starter.ts';
 
-class FakeStarter implements Starter {
-  readonly started: Instance[] = [];
-  startsAtOnce = 0;
-  parkedTarget = 0;
-  /** Consulted before each start. */
-  outcome: () => HatchError | undefined = () => undefined;
-  #starting = 0;
-
-  readonly parked = {
-    count: 0,
-    fill: async () => undefined,
-    hold: () => undefined,
-    setTarget: (count: number) => {
-      this.parkedTarget = count;
-    },
-  };
-
-  get alive(): Instance[] {
-    return this.started.filter(({ sandbox }) => sandbox.alive);
-  }
-
-  async start(fn: PoolFunction): Promise<Instance> {
-    this.startsAtOnce = Math.max(this.startsAtOnce, ++this.#starting);
-    await turn();
-    this.#starting--;
-    const failure = this.outcome();
-    if (failure !== undefined) throw failure;
-    const instance = fakeInstance(fn, `i${this.started.length}`);
-    this.started.push(instance);
-    return instance;
-  }
-
-  async close(reason: HatchError): Promise<void> {
-    await Promise.all(this.started.map(({ sandbox }) => sandbox.destroy(reason)));
-  }
-}
-
-const pools: Pool[] = [];
-after(() => Promise.all(pools.map((pool) => pool.close())));
-
-function open(options: Partial<PoolOptions> = {}): { pool: Pool; starter: FakeStarter } {
-  const starter = new FakeStarter();
-  const limits = { parked: 2, instancesMax: 10, queueLengthMax: 100, refillsPerSecond: 100 };
-  const pool = new Pool({ ...limits, onNotice: () => undefined, ...options }, starter);
-  pools.push(pool);
-  return { pool, starter };
-}
-
+const open = poolsForFile();
 const wait = { timeoutMs: 5000 };
-
-async function hold(pool: Pool, fn: PoolFunction): Promise<Acquired> {
-  return pool.tryAcquire(fn) ?? (await pool.acquire(fn, wait));
-}
 
 test('at the limit of the host the longest idle instance goes, never a busy one', async () => {
   const { pool, starter } = open({ instancesMax: 3 });
@@ -162,9 +109,18 @@ test('what functions want parked adds up, while they are here', async () => {
 
 test('after its keep-alive an idle instance ends', async () => {
   const { pool, starter } = open();
-  const kept = await hold(pool, poolFunction('kept', { keepAliveMs: 60_000 }));
-  const brief = await hold(pool, poolFunction('brief', { keepAliveMs: 1 }));
-  const busy = await hold(pool, poolFunction('busy', { keepAliveMs: 1 }));
+  const kept = await hold(
+    pool,
+    poolFunction('kept', { keepAlive: { policy: 'fixed', keepMs: 60_000 } }),
+  );
+  const brief = await hold(
+    pool,
+    poolFunction('brief', { keepAlive: { policy: 'fixed', keepMs: 1 } }),
+  );
+  const busy = await hold(
+    pool,
+    poolFunction('busy', { keepAlive: { policy: 'fixed', keepMs: 1 } }),
+  );
   pool.release(kept);
   pool.release(brief);
   assert.equal((await brief.instance.sandbox.ended).code, 'host.draining');

@@ -64,6 +64,16 @@ test('a second instance that is needed seldom does not change how the first is k
   assert.deepEqual([demand.use(1).count, demand.use(2).count, demand.use(3).count], [60, 1, 0]);
 });
 
+test('an instance made without a call is kept as if it had been used', () => {
+  const demand = fixed(1000);
+  demand.added(1, 0, 0);
+  demand.added(2, 500, 0);
+  assert.deepEqual(
+    [999, 1000, 1499, 1500].map((ms) => demand.wanted(ms)),
+    [2, 1, 1, 0],
+  );
+});
+
 test('whatever calls come, busy instances are wanted, and never more than were ever busy', () => {
   const step = fc.record({ takes: fc.boolean(), afterMs: fc.nat(20 * minuteMs) });
   fc.assert(

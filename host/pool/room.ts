@@ -1,0 +1,150 @@
+/**
+ * Who may have an instance. There is so much memory, and so many instances at most; when that is
+ * given out, idle instances make room, by the policy of greedy-dual.ts. Busy ones never do.
+ */
+import { HatchError } from '../base/errors.ts';
+import type { FunctionPool } from './function-pool.ts';
+import type { FunctionProfile } from './function-profile.ts';
+import type { Instance } from './instance.ts';
+import { MemoryBudget } from './memory-budget.ts';
+import { chooseVictims, GreedyDual, type IdleCandidate } from './policy/greedy-dual.ts';
+
+export interface RoomOptions {
+  memoryBytesMax: number;
+  instancesMax: number;
+  pools: () => readonly FunctionPool[];
+}
+
+/** The room of an instance that is being made. */
+export type Grant = { readonly profile: FunctionProfile };
+
+interface Idle extends IdleCandidate {
+  instance: Instance;
+}
+
+const MiB = 2 ** 20;
+/** Reading one takes some 0.03 ms. */
+const measurementsMax = 32;
+
+export class Room {
+  readonly #options: RoomOptions;
+  readonly #budget: MemoryBudget<Grant | Instance>;
+  readonly #policy = new GreedyDual();
+  /** In the order of their last measurement. */
+  readonly #profiles = new Map<Instance, FunctionProfile>();
+
+  constructor(options: RoomOptions) {
+    this.#options = options;
+    this.#budget = new MemoryBudget(options.memoryBytesMax);
+  }
+
+  get clock(): number {
+    return this.#policy.clock;
+  }
+
+  get usedBytes(): number {
+    return this.#budget.usedBytes;
+  }
+
+  /**
+   * Resolves when there is room. Rejects with `host.busy` when there is not, and what is idle is
+   * not enough or may not go.
+   */
+  async take(profile: FunctionProfile, { evicts }: { evicts: boolean }): Promise<Grant> {
+    const victims = this.#victimsFor(profile);
+    if (victims === undefined || (!evicts && victims.length > 0)) throw this.#busy(profile);
+    // At once: whoever else wants room must neither choose the same victims nor find theirs free.
+    const grant: Grant = { profile };
+    this.#budget.charge(grant, profile.memoryBytes);
+    await this.#evict(victims);
+    return grant;
+  }
+
+  /** The instance is made, and measured from now on until it has ended. */
+  settle(grant: Grant, instance: Instance): void {
+    this.free(grant);
+    this.#profiles.set(instance, grant.profile);
+    this.#measure(instance, grant.profile);
+    void instance.sandbox.ended.then(() => this.#forget(instance));
+  }
+
+  free(grant: Grant): void {
+    this.#budget.release(grant);
+  }
+
+  /** Charges what instances take by now: those that were not looked at for longest. */
+  measure(): void {
+    for (const [instance, profile] of [...this.#profiles].slice(0, measurementsMax)) {
+      this.#profiles.delete(instance);
+      this.#profiles.set(instance, profile);
+      this.#measure(instance, profile);
+    }
+  }
+
+  /** Ends idle instances until that share of their memory is given back. */
+  async giveBack(share: number): Promise<void> {
+    if (share <= 0) return;
+    const idle = this.#idle();
+    const bytes = idle.reduce((sum, one) => sum + one.bytes, 0);
+    await this.#evict(chooseVictims(idle, bytes * share) ?? []);
+  }
+
+  #victimsFor(profile: FunctionProfile): Idle[] | undefined {
+    const missingBytes = this.#budget.missing(profile.memoryBytes);
+    const isFull = this.#budget.count >= this.#options.instancesMax;
+    if (missingBytes === 0 && !isFull) return [];
+    const idle = this.#idle();
+    const victims = chooseVictims(idle, missingBytes);
+    return isFull && victims?.length === 0 ? chooseVictims(idle, 1) : victims;
+  }
+
+  #idle(): Idle[] {
+    return this.#options.pools().flatMap((pool) => {
+      const { demand, startMs } = pool.profile;
+      const idle = pool.idleInstances();
+      return idle.map((instance, at) => {
+        const bytes = Math.max(this.#budget.chargeOf(instance), 1);
+        // The one that has been idle for longest is the last that calls would take.
+        const use = demand.use(demand.busy + idle.length - at);
+        return {
+          instance,
+          bytes,
+          priority: this.#policy.priority(use, { costMs: startMs, bytes }),
+        };
+      });
+    });
+  }
+
+  async #evict(victims: readonly Idle[]): Promise<void> {
+    await Promise.all(
+      victims.map(({ instance, priority }) => {
+        this.#policy.evicted(priority);
+        this.#forget(instance);
+        return instance.sandbox.destroy();
+      }),
+    );
+  }
+
+  #measure(instance: Instance, profile: FunctionProfile): void {
+    // One that is ending has nothing to read any more, and is forgotten in a moment.
+    if (!instance.sandbox.alive) return;
+    const bytes = instance.sandbox.memoryInUse();
+    profile.measuredMemory(bytes);
+    this.#budget.charge(instance, bytes);
+  }
+
+  #forget(instance: Instance): void {
+    this.#budget.release(instance);
+    this.#profiles.delete(instance);
+  }
+
+  #busy(profile: FunctionProfile): HatchError {
+    const { count, usedBytes, totalBytes } = this.#budget;
+    const mib = (bytes: number): number => Math.ceil(bytes / MiB);
+    return new HatchError(
+      'host.busy',
+      `The host has no room for ${mib(profile.memoryBytes)} MiB more: its ${count} instances ` +
+        `take ${mib(usedBytes)} of ${mib(totalBytes)} MiB, and too few of them are idle`,
+    );
+  }
+}

@@ -1,0 +1,185 @@
+/** Admission by memory, eviction, and what the pool does by itself once a second. */
+import assert from 'node:assert/strict';
+import { setImmediate as turn } from 'node:timers/promises';
+import { afterEach, beforeEach, mock, test } from 'node:test';
+import fc from 'fast-check';
+import { poolFunction } from '../../support/fake-pool.ts';
+import { sandboxOf } from '../../support/fake-sandbox.ts';
+import { hold, poolsForFile, type FakeStarter } from '../../support/fake-starter.ts';
+
+const open = poolsForFile();
+const MiB = 2 ** 20;
+const minuteMs = 60_000;
+let nowMs = 0;
+
+beforeEach(() => {
+  mock.timers.enable({ apis: ['setInterval', 'setTimeout'] });
+  mock.method(performance, 'now', () => nowMs);
+});
+afterEach(() => mock.reset());
+
+/** Time goes by, a second at a time, as the pool looks at it. */
+async function pass(ms: number): Promise<void> {
+  for (const endMs = nowMs + ms; nowMs < endMs;) {
+    nowMs += 1000;
+    mock.timers.tick(1000);
+    await settle();
+  }
+}
+
+async function settle(): Promise<void> {
+  for (let count = 0; count < 4; count++) await turn();
+}
+
+const sizes = (starter: FakeStarter, sizesMb: Record<string, number>): void => {
+  starter.memoryBytes = ({ name }) => (sizesMb[name] ?? 1) * MiB;
+};
+const named = (names: string[], changes = {}) =>
+  names.map((name) => poolFunction(name, { memoryMb: 50, ...changes }));
+const namesOf = (starter: FakeStarter): string[] => starter.alive.map(({ fn }) => fn.name).sort();
+
+test('an instance is charged what it takes, and its limit as long as nobody knows', async () => {
+  const { pool, starter } = open({ memoryBytesMax: 100 * MiB });
+  sizes(starter, { small: 10 });
+  const small = poolFunction('small', { memoryMb: 90, instancesMax: 100 });
+  // The first takes its limit of 90 until it is there; then ten of 10 fit, and no eleventh.
+  for (let count = 0; count < 10; count++) await hold(pool, small);
+  const refused = pool.acquire(small, { timeoutMs: 500 });
+  const rejected = assert.rejects(refused, { code: 'host.busy' });
+  await pass(1000);
+  await rejected;
+  assert.equal(starter.alive.length, 10);
+});
+
+test('for want of memory the idle instance goes that is called least for its size', async () => {
+  const { pool, starter } = open({ memoryBytesMax: 100 * MiB });
+  sizes(starter, { often: 30, seldom: 30, large: 35 });
+  const [often, seldom, large, next] = named(['often', 'seldom', 'large', 'next']);
+  assert.ok(often !== undefined && seldom !== undefined && large !== undefined && next);
+  for (let call = 0; call < 5; call++) pool.release(await hold(pool, often));
+  for (const fn of [large, seldom]) pool.release(await hold(pool, fn));
+  // 5 MiB are free and `next` may take 50: neither `large` nor `seldom` would be enough alone.
+  pool.release(await hold(pool, next));
+  assert.deepEqual(namesOf(starter), ['next', 'often']);
+});
+
+test('nobody busy goes; the call waits, and gets the memory that comes free', async () => {
+  const { pool, starter } = open({ memoryBytesMax: 100 * MiB });
+  sizes(starter, { a: 40, b: 40 });
+  const [a, b, c] = named(['a', 'b', 'c']);
+  assert.ok(a !== undefined && b !== undefined && c !== undefined);
+  const [first] = [await hold(pool, a), await hold(pool, b)];
+  const waiting = pool.acquire(c, { timeoutMs: 60_000 });
+  await pass(3000);
+  assert.deepEqual(namesOf(starter), ['a', 'b']);
+  pool.release(first);
+  assert.equal((await waiting).instance.fn.name, 'c');
+  assert.deepEqual(namesOf(starter), ['b', 'c']);
+});
+
+test('instances that have grown leave no room for others', async () => {
+  const { pool, starter } = open({ memoryBytesMax: 100 * MiB });
+  const [a, b] = named(['a', 'b']);
+  assert.ok(a !== undefined && b !== undefined);
+  const { instance } = await hold(pool, a);
+  sandboxOf(instance).memoryBytes = 80 * MiB;
+  await pass(1000);
+  const refused = assert.rejects(pool.acquire(b, { timeoutMs: 500 }), { code: 'host.busy' });
+  await pass(1000);
+  await refused;
+  assert.deepEqual(namesOf(starter), ['a']);
+});
+
+test('after regular calls an instance ends, and one is there before the next call', async () => {
+  const { pool, starter } = open();
+  const timer = poolFunction('timer', { keepAlive: { policy: 'adaptive' } });
+  for (let call = 0; call < 3; call++) {
+    pool.release(await hold(pool, timer));
+    if (call < 2) await pass(30 * minuteMs);
+  }
+  await pass(minuteMs);
+  assert.equal(starter.alive.length, 0);
+  await pass(27 * minuteMs);
+  assert.equal(starter.alive.length, 1);
+  const next = await hold(pool, timer);
+  assert.equal(next.start, 'hot');
+});
+
+test('nobody goes for a call that is only expected', async () => {
+  const { pool, starter } = open({ instancesMax: 1 });
+  const timer = poolFunction('timer', { keepAlive: { policy: 'adaptive' } });
+  for (let call = 0; call < 3; call++) {
+    pool.release(await hold(pool, timer));
+    if (call < 2) await pass(30 * minuteMs);
+  }
+  await pass(minuteMs);
+  const other = poolFunction('other', { keepAlive: { policy: 'fixed', keepMs: 1e9 } });
+  pool.release(await hold(pool, other));
+  await pass(29 * minuteMs);
+  assert.deepEqual(namesOf(starter), ['other']);
+});
+
+test('what a deploy starts is kept as if it had been called', async () => {
+  const { pool, starter } = open();
+  const fn = poolFunction('a', { keepAlive: { policy: 'fixed', keepMs: 5000 } });
+  await pool.prepare(fn);
+  await pool.prepare(fn);
+  await pass(4000);
+  assert.equal(starter.alive.length, 2);
+  await pass(2000);
+  assert.equal(starter.alive.length, 0);
+});
+
+test('under memory pressure idle instances are given back, busy ones never', async () => {
+  let pressure = { cpuSome: 0, memorySome: 0, memoryFull: 0 };
+  const { pool, starter } = open({ readPressure: () => pressure });
+  const fn = poolFunction('a', { keepAlive: { policy: 'fixed', keepMs: 1e9 } });
+  const held = await Promise.all([0, 1, 2, 3].map(() => pool.acquire(fn, { timeoutMs: 100 })));
+  const [busy, ...rest] = held;
+  for (const each of rest) pool.release(each);
+  await pass(1000);
+  assert.deepEqual([starter.alive.length, starter.refillsPerSecond], [4, 100]);
+  pressure = { cpuSome: 0, memorySome: 50, memoryFull: 0 };
+  await pass(1000);
+  assert.deepEqual([starter.alive.length, starter.refillsPerSecond], [2, 0]);
+  await pass(1000);
+  assert.deepEqual(starter.alive, [busy?.instance]);
+});
+
+test('a busy CPU slows refills; starts raise what is parked, and it falls again', async () => {
+  let cpuSome = 100;
+  const readPressure = () => ({ cpuSome, memorySome: 0, memoryFull: 0 });
+  const { pool, starter } = open({ parkedMax: 20, instancesMax: 100, readPressure });
+  const fn = poolFunction('a', { instancesMax: 100 });
+  await Promise.all(Array.from({ length: 60 }, () => pool.acquire(fn, { timeoutMs: 100 })));
+  await pass(1000);
+  assert.equal(Math.round(starter.refillsPerSecond), 10);
+  assert.ok(starter.parkedTarget > 10 && starter.parkedTarget <= 20, `${starter.parkedTarget}`);
+  cpuSome = 0;
+  await pass(15 * minuteMs);
+  assert.deepEqual([starter.parkedTarget, starter.refillsPerSecond], [2, 100]);
+});
+
+test('who keeps nothing parked gets nothing parked by demand', async () => {
+  const { pool, starter } = open({ parked: 0, parkedMax: 20 });
+  for (const name of ['a', 'b', 'c']) await hold(pool, poolFunction(name));
+  await pass(1000);
+  assert.equal(starter.parkedTarget, 0);
+});
+
+test('whatever is called, the memory of all never passes the budget', async () => {
+  const call = fc.record({ name: fc.constantFrom('a', 'b', 'c', 'd'), holds: fc.boolean() });
+  const cases = fc.asyncProperty(fc.array(call, { maxLength: 40 }), async (calls) => {
+    const { pool, starter } = open({ memoryBytesMax: 100 * MiB });
+    sizes(starter, { a: 10, b: 20, c: 30, d: 45 });
+    for (const { name, holds } of calls) {
+      const fn = poolFunction(name, { memoryMb: 50, instancesMax: 3 });
+      const acquired = await Promise.race([hold(pool, fn).catch(() => undefined), settle()]);
+      if (acquired !== undefined && !holds) pool.release(acquired);
+      const used = starter.alive.reduce((sum, one) => sum + sandboxOf(one).memoryBytes, 0);
+      assert.ok(used <= 100 * MiB, `${used / MiB} MiB`);
+    }
+    await pool.close();
+  });
+  await fc.assert(cases, { numRuns: 50 });
+});
