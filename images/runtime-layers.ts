@@ -40,13 +40,29 @@ export async function runtimeLayer(entry: string): Promise<{
   entries: LayerEntry[];
   inputs: unknown;
 }> {
-  const entries = [...(await bundleRuntime(entry)), rehearsalEntry, ...(await koffiEntries())];
+  const entries = [
+    ...(await bundleRuntime(entry)),
+    zygoteEntry,
+    rehearsalEntry,
+    ...(await koffiEntries()),
+  ];
   const inputs = entries.map((one) => [
     one.path,
     'content' in one ? createHash('sha256').update(one.content).digest('hex') : one.type,
   ]);
   return { entries, inputs };
 }
+
+/**
+ * Loads the runtime with every function of it compiled. What a container's processes do first the
+ * zygote never does itself, so that each of them would compile it, in memory of its own.
+ */
+const zygoteEntry: LayerEntry = {
+  type: 'file',
+  path: `${runtimeDirectory}/zygote.cjs`,
+  mode: 0o644,
+  content: "require('node:v8').setFlagsFromString('--no-lazy');\nrequire('./runtime-init.cjs');\n",
+};
 
 /** A function that the zygote loads before any other, so that loading is warm. */
 const rehearsalEntry: LayerEntry = {

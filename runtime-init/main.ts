@@ -2,6 +2,7 @@
  * What runs inside: bundled into one file, it is the zygote, PID 1 of every container, and the
  * function process. Which of them is said by the first argument.
  */
+import './compile-lazily.ts';
 import { writeSync } from 'node:fs';
 import { bootFunction, bootInit } from './boot.ts';
 import { runZygote } from './zygote.ts';

@@ -61,7 +61,8 @@ const nodeArguments = [
   // pages it shares with the zygote, in every instance of the host at once.
   '--no-memory-reducer',
   '--disable-warning=ExperimentalWarning',
-  '/hatch/runtime-init.cjs',
+  // Loads the runtime, see images/runtime-layers.ts.
+  '/hatch/zygote.cjs',
   'zygote',
 ];
 

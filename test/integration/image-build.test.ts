@@ -160,6 +160,17 @@ describe('a container root of the base image', () => {
     await inRoot('node', '--check', '/hatch/runtime-init.cjs');
   });
 
+  test('has our runtime compiled as a whole when it is loaded for the zygote', async () => {
+    const log = '--log-function-events --logfile=- --no-logfile-per-isolate';
+    const compiled = (file: string): Promise<string> =>
+      inRoot('/bin/sh', '-c', `node ${log} ${file} no-mode 2>&1 | grep ,interpreter,`);
+    for (const name of ['runInit', 'supervise', 'dropPrivileges', 'park']) {
+      const pattern = new RegExp(`,${name}$`, 'm');
+      assert.match(await compiled('/hatch/zygote.cjs'), pattern);
+      assert.doesNotMatch(await compiled('/hatch/runtime-init.cjs'), pattern);
+    }
+  });
+
   test('is owned by root but for the home of the user, and holds no documentation', async () => {
     const { stdout } = await execute('find', [mount, '-xdev', '!', '-user', '0']);
     assert.equal(stdout.trim(), join(mount, 'home/function'));
