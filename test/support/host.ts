@@ -125,6 +125,8 @@ export class TestHost {
       uidBase: freeUidBase(),
       uidRanges,
       parked: 2,
+      // What is parked is to be known, not to depend on the calls of the test before.
+      parkedMax: 0,
       ...options.config,
     };
     if (config.baseImageDirectory === undefined) await seedLayers(stateDirectory);
