@@ -32,8 +32,8 @@ const groups: Group[] = [
   { files: /./, concurrency: 1, timeoutMs: 300_000 },
 ];
 /** Of each mechanism that depends on the kernel; all the others with `npm run test:vm`. */
-const vmPattern = 'contract/|1-namespaces';
-const vmLimitMs = 10 * 60_000;
+const vmPattern = 'contract/|conformance/(1-namespaces|3-|4-)|integration/seccomp';
+const vmLimitMs = 15 * 60_000;
 const counted = ['tests', 'suites', 'passed', 'failed', 'cancelled', 'skipped', 'todo'] as const;
 const shown: Record<string, string> = { passed: 'pass', failed: 'fail' };
 const summary = new Map(counted.map((name) => [name, 0]));
