@@ -8,6 +8,7 @@ import { arch } from 'node:process';
 import { build } from 'esbuild';
 import { z } from 'zod';
 import { HatchError } from '../host/base/errors.ts';
+import { compileEntry } from '../host/function/compile.ts';
 import type { LayerEntry } from '../host/image/layer-tar.ts';
 
 const root = dirname(import.meta.dirname);
@@ -43,7 +44,7 @@ export async function runtimeLayer(entry: string): Promise<{
   const entries = [
     ...(await bundleRuntime(entry)),
     zygoteEntry,
-    rehearsalEntry,
+    await rehearsalEntry(),
     ...(await koffiEntries()),
   ];
   const inputs = entries.map((one) => [
@@ -64,13 +65,12 @@ const zygoteEntry: LayerEntry = {
   content: "require('node:v8').setFlagsFromString('--no-lazy');\nrequire('./runtime-init.cjs');\n",
 };
 
-/** A function that the zygote loads before any other, so that loading is warm. */
-const rehearsalEntry: LayerEntry = {
-  type: 'file',
-  path: `${runtimeDirectory}/rehearsal.cjs`,
-  mode: 0o644,
-  content: 'exports.handler = () => undefined;\n',
-};
+/** Compiled as functions are: what loading it touches is what loading any other does. */
+async function rehearsalEntry(): Promise<LayerEntry> {
+  const directory = join(import.meta.dirname, 'rehearsal');
+  const { code } = await compileEntry({ directory, entry: 'handler.ts' });
+  return { type: 'file', path: `${runtimeDirectory}/rehearsal.cjs`, mode: 0o644, content: code };
+}
 
 async function bundleRuntime(entry: string): Promise<LayerEntry[]> {
   const { outputFiles } = await build({

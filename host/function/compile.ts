@@ -38,13 +38,37 @@ export async function compileEntry(options: {
   }
 }
 
-async function compile(options: {
+interface CompileOptions {
   directory: string;
   entry: string;
   fileName: CompiledEntry['fileName'];
-}): Promise<CompiledEntry> {
-  const { directory, entry, fileName } = options;
-  const result = await build({
+}
+
+async function compile(options: CompileOptions): Promise<CompiledEntry> {
+  const { fileName } = options;
+  let { outputFiles, warnings } = await build(buildOptions(options));
+  // Making the URL takes longer than loading a small function, and few ask for it.
+  if (fileName === 'index.cjs' && outputFiles.some(({ text }) => text.includes(moduleUrl)))
+    ({ outputFiles, warnings } = await build({ ...buildOptions(options), banner: urlBanner }));
+  const [map, code] = ['.map', fileName].map((ending) =>
+    outputFiles.find(({ path }) => path.endsWith(ending)),
+  );
+  if (map === undefined || code === undefined) {
+    throw new HatchError(
+      'internal.bug',
+      `Cannot find the output of esbuild for "${options.entry}"`,
+    );
+  }
+  return {
+    fileName,
+    code: code.contents,
+    map: map.contents,
+    warnings: warnings.map(messageText),
+  };
+}
+
+function buildOptions({ directory, entry, fileName }: CompileOptions) {
+  return {
     ...(fileName === 'index.cjs' ? commonJs : esModule),
     absWorkingDir: directory,
     entryPoints: [resolve(directory, entry)],
@@ -59,30 +83,21 @@ async function compile(options: {
     sourcesContent: true,
     charset: 'utf8',
     logLevel: 'silent',
-  });
-  const [map, code] = ['.map', fileName].map((ending) =>
-    result.outputFiles.find(({ path }) => path.endsWith(ending)),
-  );
-  if (map === undefined || code === undefined) {
-    throw new HatchError('internal.bug', `Cannot find the output of esbuild for "${entry}"`);
-  }
-  return {
-    fileName,
-    code: code.contents,
-    map: map.contents,
-    warnings: result.warnings.map(messageText),
-  };
+  } as const satisfies BuildOptions;
 }
+
+/** What the URL of the bundle is called in one that has no `import.meta`. */
+const moduleUrl = '__hatchModuleUrl';
+const urlBanner = {
+  js: `const ${moduleUrl} = require('node:url').pathToFileURL(__filename).href;`,
+};
 
 const commonJs: BuildOptions = {
   format: 'cjs',
   define: {
-    'import.meta.url': '__hatchModuleUrl',
+    'import.meta.url': moduleUrl,
     'import.meta.filename': '__filename',
     'import.meta.dirname': '__dirname',
-  },
-  banner: {
-    js: "const __hatchModuleUrl = require('node:url').pathToFileURL(__filename).href;",
   },
 };
 
