@@ -17,7 +17,7 @@ export async function measureBurst({ quick, progress }: Options): Promise<Measur
   progress('Starting a host');
   const host = await HostProcess.start({ name: 'bench', args: [] });
   opened.defer(() => host.stop());
-  const manifest = { instancesMax: count, keepAliveMs: 0 };
+  const manifest = { instancesMax: count, keepAlive: { policy: 'fixed', minutes: 0 } };
   await host.deploy('hello', { ...manifest, name: 'hello-single', reuse: 'never' });
   await host.deploy('hello', { ...manifest, name: 'hello-reused' });
   const caller = await connected(host, opened);
