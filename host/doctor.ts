@@ -1,11 +1,12 @@
 /** What this host offers and what it lacks, mechanism by mechanism; `hatch doctor` shows it. */
+import type { OptionalLimits } from './cgroup/cgroup.ts';
 import type { Check } from './dispatch/control-api.ts';
 import { checkKernel } from './dispatch/kernel-checks.ts';
 import type { Engine } from './engine.ts';
 
 /** What a host cannot do without was exercised when it started. */
 export function examineHost(engine: Engine): Promise<Check[]> {
-  const { zygote, baseImage, layers, pool } = engine;
+  const { zygote, baseImage, layers, pool, optionalLimits } = engine;
   const { mode, reason, pid, forks, generation } = zygote.state;
   const forking: Check =
     mode === 'fork'
@@ -19,7 +20,7 @@ export function examineHost(engine: Engine): Promise<Check[]> {
   return Promise.resolve([
     ...checkKernel(),
     forking,
-    ok('limits', 'cpu, memory and pids of each instance'),
+    limits(optionalLimits),
     ok('isolation', 'seven namespaces, user entered last; no capabilities, no_new_privs'),
     ok('system calls', 'allowlist "node"'),
     ok('root file system', 'overlay on idmapped layers, upper in memory'),
@@ -27,6 +28,21 @@ export function examineHost(engine: Engine): Promise<Check[]> {
     ok('layer cache', `${usedBytes} of ${capacityBytes} bytes`),
     ok('parked containers', String(pool.stats().parked)),
   ]);
+}
+
+/** A function that wants what is missing is refused when it is deployed. */
+export function limits({ cpuBurst, memoryHigh, io }: OptionalLimits): Check {
+  const missing = [
+    ...(cpuBurst ? [] : ['cpuBurst (Linux 5.14)']),
+    ...(memoryHigh ? [] : ['memoryHighMb (cgroup v2)']),
+    ...(io ? [] : ['io (a controller, and a disk below the state directory)']),
+  ];
+  if (missing.length === 0) return ok('limits', 'all that a function can have');
+  return {
+    name: 'limits',
+    status: 'warn',
+    detail: `cpu, memory and pids, but not ${missing.join(', ')}`,
+  };
 }
 
 function ok(name: string, detail: string): Check {

@@ -7,7 +7,8 @@ import { join } from 'node:path';
 import { HatchError, messageOf } from './base/errors.ts';
 import { makeId } from './base/ids.ts';
 import { ReadyStock } from './base/ready-stock.ts';
-import { openCgroupDriver } from './cgroup/cgroup.ts';
+import { openCgroupDriver, type OptionalLimits } from './cgroup/cgroup.ts';
+import { diskOf } from './cgroup/disk.ts';
 import { readPressure } from './cgroup/pressure.ts';
 import { ReadyCgroups } from './cgroup/ready-cgroups.ts';
 import type { HostConfig } from './config.ts';
@@ -33,6 +34,8 @@ export interface Engine {
   baseImage: StoredImage;
   zygote: Zygote;
   pool: Pool;
+  /** Which limits an instance can have here besides those of CPU, memory and pids. */
+  optionalLimits: OptionalLimits;
   close(): Promise<void>;
 }
 
@@ -71,7 +74,8 @@ export async function openEngine(
   // Nothing of a run is worth keeping: an idle mount point, an empty directory.
   rmSync(join(config.stateDirectory, 'run'), { recursive: true, force: true });
 
-  const cgroups = openCgroupDriver({ parent: config.cgroupParent });
+  const disk = diskOf(config.stateDirectory);
+  const cgroups = openCgroupDriver({ parent: config.cgroupParent, disk });
   opened.defer(() => cgroups.close());
   await cgroups.removeAll();
 
@@ -135,7 +139,8 @@ export async function openEngine(
   await pool.fill();
 
   const all = opened.move();
-  return { layers, baseImage, zygote, pool, close: () => all.disposeAsync() };
+  const { optional: optionalLimits } = cgroups;
+  return { layers, baseImage, zygote, pool, optionalLimits, close: () => all.disposeAsync() };
 }
 
 function poolLimits(config: HostConfig): PoolLimits {

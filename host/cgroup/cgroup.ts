@@ -14,7 +14,9 @@
  * What every driver promises:
  *  - No process is ever in a group without its limits.
  *  - Past `memoryBytes` the kernel reclaims, then kills the worst process *in this group only*, and
- *    `oomKills()` counts it. There is no swap to hide in.
+ *    `oomKills()` counts it, with scope `cgroup`. There is no swap to hide in. A process that was
+ *    killed because memory was short outside of the group is counted with scope `system`.
+ *  - A limit that this machine cannot set (see `optional`) is refused, never ignored.
  *  - `create` refuses a name that is in use, and a group with processes or groups in it. It is
  *    synchronous since it lies on the path of a start: well under 0.3 ms.
  *  - `freeze` resolves when nothing in the group runs any more; a group that does not freeze in
@@ -27,11 +29,11 @@ import { join } from 'node:path';
 import { HatchError } from '../base/errors.ts';
 import { type ControlFiles, controlFiles } from './control-files.ts';
 import { ManagedDriver } from './driver.ts';
-import type { CgroupLimits } from './limits.ts';
+import type { CgroupLimits, OptionalLimits } from './limits.ts';
 import { openV1Layout } from './v1.ts';
 import { openV2Layout } from './v2.ts';
 
-export type { CgroupLimits } from './limits.ts';
+export type { CgroupLimits, OptionalLimits } from './limits.ts';
 
 export interface CgroupUsage {
   memoryBytes: number;
@@ -40,6 +42,16 @@ export interface CgroupUsage {
   cpuUsageUs: number;
   /** Tasks: processes and their threads. */
   pids: number;
+}
+
+export interface OomKills {
+  /** Processes of the group that the kernel has killed for want of memory. */
+  count: number;
+  /**
+   * Where it was short, if any were: `cgroup` when the group had reached its own limit. On v1 also
+   * if it had reached it earlier, which the kernel does not tell apart.
+   */
+  scope: 'cgroup' | 'system';
 }
 
 export interface Cgroup {
@@ -54,8 +66,7 @@ export interface Cgroup {
   /** Writes only what changed. Throws if memory in use does not fit the new limit. */
   setLimits(limits: CgroupLimits): void;
   usage(): CgroupUsage;
-  /** How many processes the kernel has killed in this group for want of memory. */
-  oomKills(): number;
+  oomKills(): OomKills;
   freeze(): Promise<void>;
   thaw(): void;
   kill(): void;
@@ -67,6 +78,8 @@ export interface Cgroup {
 
 export interface CgroupDriver {
   readonly layout: CgroupLayout;
+  /** What else can be limited here. */
+  readonly optional: OptionalLimits;
   create(name: string, limits: CgroupLimits): Cgroup;
   /** Kills and removes every group below the parent, also those of an earlier run. */
   removeAll(): Promise<void>;
@@ -89,17 +102,25 @@ export function detectCgroupLayout(root: string = defaultRoot): CgroupLayout {
 
 /**
  * Opens the driver for this machine and makes the parent group. `parent` is a plain name, such as
- * `hatchery-1a2b`; what an earlier run left below it stays until `removeAll`.
+ * `hatchery-1a2b`; what an earlier run left below it stays until `removeAll`. `disk` is the device
+ * that limits of `io` are for, as "major:minor"; without it there are none.
  */
 export function openCgroupDriver(options: {
   root?: string;
   parent: string;
+  disk?: string | undefined;
   files?: ControlFiles;
 }): CgroupDriver {
+  const { disk } = options;
   const root = options.root ?? defaultRoot;
   const files = options.files ?? controlFiles;
   const kind = detectCgroupLayout(root);
   // On hybrid the cgroup2 tree would bring cgroup.kill, but entering it takes the global lock.
   const open = kind === 'v2' ? openV2Layout : openV1Layout;
-  return new ManagedDriver(kind, files, (parent) => open({ root, parent, files }), options.parent);
+  return new ManagedDriver(
+    kind,
+    files,
+    (parent) => open({ root, parent, files, disk }),
+    options.parent,
+  );
 }

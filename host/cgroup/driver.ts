@@ -4,10 +4,10 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { HatchError, messageOf } from '../base/errors.ts';
 import { isErrno } from '../sys/errors.ts';
-import type { Cgroup, CgroupDriver, CgroupLayout, CgroupUsage } from './cgroup.ts';
+import type { Cgroup, CgroupDriver, CgroupLayout, CgroupUsage, OomKills } from './cgroup.ts';
 import type { ControlFiles } from './control-files.ts';
-import type { Layout } from './layout.ts';
-import { type CgroupLimits, checkLimits } from './limits.ts';
+import { noOomKills, type Layout } from './layout.ts';
+import { type CgroupLimits, checkLimits, type OptionalLimits } from './limits.ts';
 
 const freezeTimeoutMs = 2000;
 const removeTimeoutMs = 10_000;
@@ -32,9 +32,13 @@ export class ManagedDriver implements CgroupDriver {
     this.#layout = open(parent);
   }
 
+  get optional(): OptionalLimits {
+    return this.#layout.optional;
+  }
+
   create(name: string, limits: CgroupLimits): Cgroup {
     checkName(name);
-    checkLimits(limits);
+    checkLimits(limits, this.optional);
     if (this.#closed) throw failure('create', name, 'its driver is closed');
     if (this.#groups.has(name)) throw failure('create', name, 'the name is in use');
     const group = new ManagedGroup(this.#files, this.#layout, name, () =>
@@ -72,7 +76,7 @@ class ManagedGroup implements Cgroup {
   readonly #onRemoved: () => void;
   #joinFds: number[] = [];
   #limits: CgroupLimits | undefined;
-  #oomKillsAtEnd: number | undefined;
+  #oomKillsAtEnd: OomKills | undefined;
   #removal: Promise<void> | undefined;
 
   constructor(files: ControlFiles, layout: Layout, name: string, onRemoved: () => void) {
@@ -110,7 +114,7 @@ class ManagedGroup implements Cgroup {
   }
 
   setLimits(limits: CgroupLimits): void {
-    checkLimits(limits);
+    checkLimits(limits, this.#layout.optional);
     this.#refuseRemoved();
     try {
       this.#layout.writeLimits(this.name, limits, this.#limits);
@@ -129,7 +133,7 @@ class ManagedGroup implements Cgroup {
     return this.#layout.usage(this.name);
   }
 
-  oomKills(): number {
+  oomKills(): OomKills {
     return this.#oomKillsAtEnd ?? this.#layout.oomKills(this.name);
   }
 
@@ -191,11 +195,11 @@ class ManagedGroup implements Cgroup {
   }
 
   /** The counter disappears with the group, so it is kept; a half-removed group has none. */
-  #lastOomKills(): number {
+  #lastOomKills(): OomKills {
     try {
       return this.#layout.oomKills(this.name);
     } catch {
-      return this.#oomKillsAtEnd ?? 0;
+      return this.#oomKillsAtEnd ?? noOomKills;
     }
   }
 

@@ -4,12 +4,33 @@ import { HatchError } from '../base/errors.ts';
 export interface CgroupLimits {
   /** Memory with page cache and tmpfs, without any swap on top. */
   memoryBytes: number;
+  /** From here on the kernel reclaims and slows the group down, before it kills. v2 only. */
+  memoryHighBytes?: number | undefined;
   /** Cores of CPU time per second, such as 0.5; undefined means no quota. */
   cpuCores?: number | undefined;
+  /** What may be saved up of an unused quota and spent in a later period; at most the quota. */
+  cpuBurstCores?: number | undefined;
   /** Share under contention on the v2 scale, 1..10000; 100 when left out. */
   cpuWeight?: number | undefined;
   /** Tasks: processes and their threads. */
   pidsMax: number;
+  /** Of the one disk that the driver was opened with. What comes from memory is not counted. */
+  io?: IoLimits | undefined;
+}
+
+/** Those left out are without limit. */
+export interface IoLimits {
+  readBytesPerSecond?: number | undefined;
+  writeBytesPerSecond?: number | undefined;
+  readOpsPerSecond?: number | undefined;
+  writeOpsPerSecond?: number | undefined;
+}
+
+/** Which of the limits that not every kernel has can be set here. */
+export interface OptionalLimits {
+  cpuBurst: boolean;
+  memoryHigh: boolean;
+  io: boolean;
 }
 
 /** The kernel's default, on the v2 scale. */
@@ -27,8 +48,11 @@ const sharesMax = 262_144;
 /** PID_MAX_LIMIT of the kernel. */
 const pidsMaxMax = 4_194_304;
 
-/** Throws `host.config_invalid` with the first limit that no kernel would take. */
-export function checkLimits(limits: CgroupLimits): void {
+/**
+ * Throws `host.config_invalid` with the first limit that no kernel would take, `host.unsupported`
+ * with the first one that this kernel does not have.
+ */
+export function checkLimits(limits: CgroupLimits, optional: OptionalLimits): void {
   const { memoryBytes, cpuCores, cpuWeight, pidsMax } = limits;
   refuseUnless('memoryBytes', memoryBytes, isWhole(memoryBytes, memoryBytesMin));
   refuseUnless('pidsMax', pidsMax, isWhole(pidsMax, 1, pidsMaxMax));
@@ -36,6 +60,25 @@ export function checkLimits(limits: CgroupLimits): void {
     refuseUnless('cpuCores', cpuCores, cpuCores >= cpuCoresMin && cpuCores <= cpuCoresMax);
   if (cpuWeight !== undefined)
     refuseUnless('cpuWeight', cpuWeight, isWhole(cpuWeight, 1, cpuWeightMax));
+  checkOptionalLimits(limits, optional);
+}
+
+function checkOptionalLimits(limits: CgroupLimits, optional: OptionalLimits): void {
+  const { memoryBytes, memoryHighBytes, cpuCores, cpuBurstCores = 0, io } = limits;
+  refuseUnless(
+    'cpuBurstCores',
+    cpuBurstCores,
+    cpuBurstCores === 0 || (cpuBurstCores > 0 && cpuBurstCores <= (cpuCores ?? 0)),
+  );
+  if (cpuBurstCores > 0) refuseMissing('cpuBurstCores', optional.cpuBurst);
+  if (memoryHighBytes !== undefined) {
+    const valid = isWhole(memoryHighBytes, memoryBytesMin, memoryBytes);
+    refuseUnless('memoryHighBytes', memoryHighBytes, valid);
+    refuseMissing('memoryHighBytes', optional.memoryHigh);
+  }
+  const ofIo = Object.values(io ?? {}).filter((value) => value !== undefined);
+  for (const value of ofIo) refuseUnless('io', value, isWhole(value, 1));
+  if (ofIo.length > 0) refuseMissing('io', optional.io);
 }
 
 /** CPU time per period in microseconds. */
@@ -73,4 +116,13 @@ function refuseUnless(name: keyof CgroupLimits, value: number, valid: boolean): 
   throw new HatchError('host.config_invalid', `Cannot limit a cgroup: ${name} is ${value}`, {
     details: { limit: name, value },
   });
+}
+
+function refuseMissing(name: keyof CgroupLimits, offered: boolean): void {
+  if (offered) return;
+  throw new HatchError(
+    'host.unsupported',
+    `Cannot limit a cgroup: ${name} is not among what this machine's control groups offer`,
+    { details: { limit: name } },
+  );
 }

@@ -4,14 +4,31 @@ import { join } from 'node:path';
 import process from 'node:process';
 import { HatchError } from '../base/errors.ts';
 import { isErrno } from '../sys/errors.ts';
-import type { CgroupUsage } from './cgroup.ts';
+import type { CgroupUsage, OomKills } from './cgroup.ts';
 import { type ControlFiles, fieldOf } from './control-files.ts';
-import type { Layout } from './layout.ts';
-import { type CgroupLimits, defaultCpuWeight, quotaUsOf, sharesOfWeight } from './limits.ts';
+import { noOomKills, type Layout } from './layout.ts';
+import {
+  type CgroupLimits,
+  defaultCpuWeight,
+  type IoLimits,
+  type OptionalLimits,
+  quotaUsOf,
+  sharesOfWeight,
+} from './limits.ts';
 import { makeParent } from './parent.ts';
 
 const controllers = ['memory', 'pids', 'cpu', 'cpuacct', 'freezer'] as const;
-type Controller = (typeof controllers)[number];
+type Controller = (typeof controllers)[number] | 'blkio';
+
+/** A group whose next charge does not fit may be this far from its limit. */
+const largestChargeBytes = 64 * 4096;
+
+const throttleFiles: readonly [limit: keyof IoLimits, file: string][] = [
+  ['readBytesPerSecond', 'blkio.throttle.read_bps_device'],
+  ['writeBytesPerSecond', 'blkio.throttle.write_bps_device'],
+  ['readOpsPerSecond', 'blkio.throttle.read_iops_device'],
+  ['writeOpsPerSecond', 'blkio.throttle.write_iops_device'],
+];
 
 /** A frozen group cannot fork, so one round is the rule; more is for a freezer that lags. */
 const killRoundsMax = 100;
@@ -21,6 +38,7 @@ export function openV1Layout(options: {
   root: string;
   parent: string;
   files: ControlFiles;
+  disk?: string | undefined;
 }): Layout {
   const missing = controllers.filter((name) => !existsSync(join(options.root, name)));
   if (missing.length > 0)
@@ -29,12 +47,14 @@ export function openV1Layout(options: {
       `Cannot use cgroup v1: mount the controllers ${missing.join(', ')} on "${options.root}"`,
     );
   const paths = new Map<Controller, string>();
-  for (const name of controllers)
+  // Joined whatever the disk is: who clears up after an earlier run need not know that run's disk.
+  const throttles = existsSync(join(options.root, 'blkio', 'blkio.throttle.read_bps_device'));
+  for (const name of throttles ? ([...controllers, 'blkio'] as const) : controllers)
     // Controllers may share a hierarchy (cpu and cpuacct often do), which is then joined once.
     paths.set(name, join(realpathSync(join(options.root, name)), options.parent));
   const parents = [...new Set(paths.values())];
   for (const path of parents) makeParent(options.files, path);
-  return new V1Layout(options.files, parents, paths);
+  return new V1Layout({ files: options.files, parents, paths, disk: options.disk });
 }
 
 class V1Layout implements Layout {
@@ -42,28 +62,54 @@ class V1Layout implements Layout {
   readonly parents: readonly string[];
   readonly #files: ControlFiles;
   readonly #paths: ReadonlyMap<Controller, string>;
+  readonly #disk: string | undefined;
+  readonly optional: OptionalLimits;
   /** Kernels without swap accounting have no memsw files. */
   readonly #limitsSwap: boolean;
 
-  constructor(
-    files: ControlFiles,
-    parents: readonly string[],
-    paths: ReadonlyMap<Controller, string>,
-  ) {
+  constructor(options: {
+    files: ControlFiles;
+    parents: readonly string[];
+    paths: ReadonlyMap<Controller, string>;
+    disk: string | undefined;
+  }) {
+    const { files, parents, paths, disk } = options;
     this.#files = files;
     this.parents = parents;
     this.#paths = paths;
-    const memory = paths.get('memory') ?? '';
-    this.#limitsSwap = existsSync(join(memory, 'memory.memsw.limit_in_bytes'));
+    this.#disk = disk;
+    const has = (controller: Controller, file: string): boolean =>
+      existsSync(join(paths.get(controller) ?? '', file));
+    this.#limitsSwap = has('memory', 'memory.memsw.limit_in_bytes');
+    this.optional = {
+      cpuBurst: has('cpu', 'cpu.cfs_burst_us'),
+      // v1's soft limit only says who is reclaimed from first; it slows nobody down.
+      memoryHigh: false,
+      io: disk !== undefined && paths.has('blkio'),
+    };
   }
 
   writeLimits(name: string, limits: CgroupLimits, previous: CgroupLimits | undefined): void {
     if (limits.memoryBytes !== previous?.memoryBytes) this.#writeMemory(name, limits, previous);
     if (limits.pidsMax !== previous?.pidsMax) this.#write('pids', name, 'pids.max', limits.pidsMax);
+    this.#writeCpu(name, limits, previous);
+    for (const [limit, file] of throttleFiles) {
+      // 0 takes a limit away.
+      const [value = 0, valueBefore = 0] = [limits.io?.[limit], previous?.io?.[limit]];
+      if (value !== valueBefore) this.#write('blkio', name, file, `${this.#disk} ${value}`);
+    }
+  }
+
+  #writeCpu(name: string, limits: CgroupLimits, previous: CgroupLimits | undefined): void {
+    const burstUs = quotaUsOf(limits.cpuBurstCores ?? 0);
+    const burstUsBefore = quotaUsOf(previous?.cpuBurstCores ?? 0);
+    // At every moment burst <= quota must hold.
+    if (burstUs < burstUsBefore) this.#write('cpu', name, 'cpu.cfs_burst_us', burstUs);
     if (limits.cpuCores !== previous?.cpuCores) {
       const quotaUs = limits.cpuCores === undefined ? -1 : quotaUsOf(limits.cpuCores);
       this.#write('cpu', name, 'cpu.cfs_quota_us', quotaUs);
     }
+    if (burstUs > burstUsBefore) this.#write('cpu', name, 'cpu.cfs_burst_us', burstUs);
     const weight = limits.cpuWeight ?? defaultCpuWeight;
     if (weight !== (previous?.cpuWeight ?? defaultCpuWeight))
       this.#write('cpu', name, 'cpu.shares', sharesOfWeight(weight));
@@ -78,9 +124,17 @@ class V1Layout implements Layout {
     };
   }
 
-  oomKills(name: string): number {
-    // memory.failcnt is no substitute: it stays 0 when the memsw limit was hit.
-    return fieldOf(this.#read('memory', name, 'memory.oom_control'), 'oom_kill');
+  oomKills(name: string): OomKills {
+    const count = fieldOf(this.#read('memory', name, 'memory.oom_control'), 'oom_kill');
+    if (count === 0) return noOomKills;
+    // memory.failcnt would be the file to look at, but today's kernels leave it at 0.
+    const reached = ['memory', ...(this.#limitsSwap ? ['memory.memsw'] : [])].some((kind) => {
+      const most = this.#readNumber('memory', name, `${kind}.max_usage_in_bytes`);
+      return (
+        most >= this.#readNumber('memory', name, `${kind}.limit_in_bytes`) - largestChargeBytes
+      );
+    });
+    return { count, scope: reached ? 'cgroup' : 'system' };
   }
 
   freeze(name: string): void {

@@ -3,10 +3,17 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { HatchError } from '../base/errors.ts';
 import { isErrno } from '../sys/errors.ts';
-import type { CgroupUsage } from './cgroup.ts';
+import type { CgroupUsage, OomKills } from './cgroup.ts';
 import { type ControlFiles, fieldOf } from './control-files.ts';
-import type { Layout } from './layout.ts';
-import { type CgroupLimits, cpuPeriodUs, defaultCpuWeight, quotaUsOf } from './limits.ts';
+import { noOomKills, type Layout } from './layout.ts';
+import {
+  type CgroupLimits,
+  cpuPeriodUs,
+  defaultCpuWeight,
+  type IoLimits,
+  type OptionalLimits,
+  quotaUsOf,
+} from './limits.ts';
 import { makeParent } from './parent.ts';
 
 export type V2Controller = 'cpu' | 'memory' | 'pids';
@@ -21,9 +28,10 @@ export function openV2Layout(options: {
   root: string;
   parent: string;
   files: ControlFiles;
+  disk?: string | undefined;
   controllers?: readonly V2Controller[];
 }): Layout {
-  const { root, files } = options;
+  const { root, files, disk } = options;
   const controllers = options.controllers ?? allControllers;
   const offered = files.read(join(root, 'cgroup.controllers')).trim().split(' ');
   const missing = controllers.filter((name) => !offered.includes(name));
@@ -35,10 +43,11 @@ export function openV2Layout(options: {
   const parent = join(root, options.parent);
   makeParent(files, parent);
   if (controllers.length > 0) {
-    const enable = controllers.map((name) => `+${name}`).join(' ');
+    const withIo = disk !== undefined && offered.includes('io') ? ['io'] : [];
+    const enable = [...controllers, ...withIo].map((name) => `+${name}`).join(' ');
     for (const path of [root, parent]) files.write(join(path, 'cgroup.subtree_control'), enable);
   }
-  return new V2Layout(files, parent, new Set(controllers));
+  return new V2Layout({ files, parent, controllers: new Set(controllers), disk });
 }
 
 class V2Layout implements Layout {
@@ -47,23 +56,39 @@ class V2Layout implements Layout {
   readonly #files: ControlFiles;
   readonly #parent: string;
   readonly #controllers: ReadonlySet<V2Controller>;
+  readonly #disk: string | undefined;
+  readonly optional: OptionalLimits;
   /** Kernels without swap have no such file. */
   readonly #limitsSwap: boolean;
 
-  constructor(files: ControlFiles, parent: string, controllers: ReadonlySet<V2Controller>) {
+  constructor(options: {
+    files: ControlFiles;
+    parent: string;
+    controllers: ReadonlySet<V2Controller>;
+    disk: string | undefined;
+  }) {
+    const { files, parent, controllers, disk } = options;
     this.#files = files;
     this.#parent = parent;
     this.parents = [parent];
     this.#controllers = controllers;
-    this.#limitsSwap = existsSync(join(parent, 'memory.swap.max'));
+    this.#disk = disk;
+    const has = (file: string): boolean => existsSync(join(parent, file));
+    this.#limitsSwap = has('memory.swap.max');
+    this.optional = {
+      cpuBurst: has('cpu.max.burst'),
+      memoryHigh: has('memory.high'),
+      io: disk !== undefined && has('io.max'),
+    };
   }
 
   writeLimits(name: string, limits: CgroupLimits, previous: CgroupLimits | undefined): void {
-    if (this.#controllers.has('memory') && limits.memoryBytes !== previous?.memoryBytes)
-      this.#writeMemory(name, limits, previous);
+    if (this.#controllers.has('memory')) this.#writeMemory(name, limits, previous);
     if (this.#controllers.has('pids') && limits.pidsMax !== previous?.pidsMax)
       this.#write(name, 'pids.max', String(limits.pidsMax));
     if (this.#controllers.has('cpu')) this.#writeCpu(name, limits, previous);
+    const [io, ioBefore] = [limits.io, previous?.io].map(ioText);
+    if (io !== ioBefore) this.#write(name, 'io.max', `${this.#disk} ${io}`);
   }
 
   usage(name: string): CgroupUsage {
@@ -76,9 +101,12 @@ class V2Layout implements Layout {
     };
   }
 
-  oomKills(name: string): number {
-    if (!this.#controllers.has('memory')) return 0;
-    return fieldOf(this.#read(name, 'memory.events'), 'oom_kill');
+  oomKills(name: string): OomKills {
+    if (!this.#controllers.has('memory')) return noOomKills;
+    const events = this.#read(name, 'memory.events');
+    // `oom` counts those of the group's own limit, `oom_kill` whoever died in it, for any reason.
+    const scope = fieldOf(events, 'oom') > 0 ? 'cgroup' : 'system';
+    return { count: fieldOf(events, 'oom_kill'), scope };
   }
 
   freeze(name: string): void {
@@ -103,6 +131,12 @@ class V2Layout implements Layout {
   }
 
   #writeMemory(name: string, limits: CgroupLimits, previous: CgroupLimits | undefined): void {
+    if (limits.memoryBytes !== previous?.memoryBytes) this.#writeMemoryMax(name, limits, previous);
+    if (limits.memoryHighBytes !== previous?.memoryHighBytes)
+      this.#write(name, 'memory.high', String(limits.memoryHighBytes ?? 'max'));
+  }
+
+  #writeMemoryMax(name: string, limits: CgroupLimits, previous: CgroupLimits | undefined): void {
     if (previous === undefined) {
       if (this.#limitsSwap) this.#write(name, 'memory.swap.max', '0');
     } else if (this.#readNumber(name, 'memory.current') > limits.memoryBytes) {
@@ -113,10 +147,15 @@ class V2Layout implements Layout {
   }
 
   #writeCpu(name: string, limits: CgroupLimits, previous: CgroupLimits | undefined): void {
+    const burstUs = quotaUsOf(limits.cpuBurstCores ?? 0);
+    const burstUsBefore = quotaUsOf(previous?.cpuBurstCores ?? 0);
+    // At every moment burst <= quota must hold.
+    if (burstUs < burstUsBefore) this.#write(name, 'cpu.max.burst', String(burstUs));
     if (limits.cpuCores !== previous?.cpuCores) {
       const quota = limits.cpuCores === undefined ? 'max' : quotaUsOf(limits.cpuCores);
       this.#write(name, 'cpu.max', `${quota} ${cpuPeriodUs}`);
     }
+    if (burstUs > burstUsBefore) this.#write(name, 'cpu.max.burst', String(burstUs));
     const weight = limits.cpuWeight ?? defaultCpuWeight;
     if (weight !== (previous?.cpuWeight ?? defaultCpuWeight))
       this.#write(name, 'cpu.weight', String(weight));
@@ -142,4 +181,14 @@ class V2Layout implements Layout {
   #readNumber(name: string, file: string): number {
     return Number(this.#read(name, file));
   }
+}
+
+function ioText(io: IoLimits | undefined): string {
+  const { readBytesPerSecond, writeBytesPerSecond, readOpsPerSecond, writeOpsPerSecond } = io ?? {};
+  return [
+    `rbps=${readBytesPerSecond ?? 'max'}`,
+    `wbps=${writeBytesPerSecond ?? 'max'}`,
+    `riops=${readOpsPerSecond ?? 'max'}`,
+    `wiops=${writeOpsPerSecond ?? 'max'}`,
+  ].join(' ');
 }

@@ -17,7 +17,7 @@ import type { ReadyStock } from '../base/ready-stock.ts';
 import type { Step } from '../base/channels.ts';
 import type { Cgroup, CgroupLimits } from '../cgroup/cgroup.ts';
 import type { IdRange, IdRanges } from '../namespace/id-ranges.ts';
-import type { CallMetadata, Specialisation } from '../protocol/invoke.ts';
+import type { CallMetadata, CancelCause, Specialisation } from '../protocol/invoke.ts';
 import type { ContainerIdentity, FdRole } from '../protocol/zygote.ts';
 import type { StorageDriver, WritableRoot } from '../storage/storage-driver.ts';
 import type { Connection } from '../sys/connection.ts';
@@ -203,8 +203,9 @@ export class Sandbox {
     return this.#liveChannel().call(metadata, payload, onStart);
   }
 
-  cancel(callId: number): void {
-    this.#channel?.cancel(callId);
+  /** Aborts the call's signal; the call still ends by itself, or with the container. */
+  cancel(callId: number, cause: CancelCause): void {
+    this.#channel?.cancel(callId, cause);
   }
 
   /** By way of PID 1, as `kill` from outside would. */
@@ -291,14 +292,17 @@ export class Sandbox {
   #whyItEnded(): HatchError {
     const exit = this.#init?.exit;
     const details = { exitCode: exit?.exitCode, signal: exit?.signal };
-    if (this.#cgroup.oomKills() > 0) {
+    const { count: oomKills, scope } = this.#cgroup.oomKills();
+    if (oomKills > 0) {
       const limitBytes = this.#memoryBytes;
       const peakBytes = this.#cgroup.usage().memoryPeakBytes;
-      return new HatchError(
-        'function.oom',
-        `Function used more than its ${Math.round(limitBytes / 2 ** 20)} MiB of memory`,
-        { details: { ...details, scope: 'cgroup', limitBytes, peakBytes } },
-      );
+      const message =
+        scope === 'cgroup'
+          ? `Function used more than its ${Math.round(limitBytes / 2 ** 20)} MiB of memory`
+          : 'Function was killed: the host ran out of memory, the function did not';
+      return new HatchError('function.oom', message, {
+        details: { ...details, scope, limitBytes, peakBytes },
+      });
     }
     const how =
       exit === undefined

@@ -13,7 +13,7 @@ const layout = detectCgroupLayout();
 const parent = `hatchery-test-${process.pid}`;
 const unified = '/sys/fs/cgroup/unified';
 
-cgroupDriverSuite(layout, () => openCgroupDriver({ parent }));
+cgroupDriverSuite(layout, { open: () => openCgroupDriver({ parent }), parent });
 
 // The v2 code meets a real kernel here too, as far as a tree without controllers goes.
 if (layout === 'hybrid')

@@ -5,20 +5,30 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import process from 'node:process';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Cgroup, CgroupDriver, CgroupLimits } from '../../host/cgroup/cgroup.ts';
+import {
+  type Cgroup,
+  type CgroupDriver,
+  type CgroupLimits,
+  defaultRoot,
+} from '../../host/cgroup/cgroup.ts';
+import { fieldOf } from '../../host/cgroup/control-files.ts';
 import { HatchError } from '../../host/base/errors.ts';
 
 const mib = 1024 * 1024;
 const roomy: CgroupLimits = { memoryBytes: 256 * mib, pidsMax: 256 };
 
-/** `open` is called several times with the same parent, as by a host that starts again. */
-export function cgroupDriverSuite(name: string, open: () => CgroupDriver): void {
+/** `open` is called several times with this parent, as by a host that starts again. */
+export function cgroupDriverSuite(
+  name: string,
+  { open, parent }: { open: () => CgroupDriver; parent: string },
+): void {
   cgroupLifecycleSuite(name, open);
-  cgroupLimitsSuite(name, open);
+  cgroupLimitsSuite(name, open, parent);
 }
 
 export function cgroupLifecycleSuite(name: string, open: () => CgroupDriver): void {
@@ -127,11 +137,15 @@ export function cgroupLifecycleSuite(name: string, open: () => CgroupDriver): vo
   });
 }
 
-function cgroupLimitsSuite(name: string, open: () => CgroupDriver): void {
+function cgroupLimitsSuite(name: string, open: () => CgroupDriver, parent: string): void {
   describe(`${name}: limits`, () => {
     let driver: CgroupDriver;
     before(() => (driver = open()));
     after(() => driver.close());
+    const directoryOf = (group: Cgroup, controller: string): string =>
+      join(defaultRoot, driver.layout === 'v2' ? '' : controller, parent, group.name);
+    const fileOf = (group: Cgroup, controller: string, file: string): string =>
+      readFileSync(join(directoryOf(group, controller), file), 'latin1');
 
     test('too much memory kills the worst process, in this group only', async () => {
       const group = driver.create('oom', { ...roomy, memoryBytes: 100 * mib });
@@ -142,15 +156,71 @@ function cgroupLimitsSuite(name: string, open: () => CgroupDriver): void {
       ];
       const hog = await runInside(group, `exec "$NODE" -e '${memoryHog(300)}'`);
       assert.equal(await signalOf(hog), 'SIGKILL');
-      assert.equal(group.oomKills(), 1);
+      assert.deepEqual(group.oomKills(), { count: 1, scope: 'cgroup' });
       assert.ok(group.usage().memoryPeakBytes <= 100 * mib);
       assert.ok(group.usage().memoryPeakBytes > 80 * mib);
-      assert.equal(sibling.oomKills(), 0);
+      assert.equal(sibling.oomKills().count, 0);
       assert.deepEqual(group.pids(), [small.pid]);
       assert.deepEqual(sibling.pids(), [bystander.pid]);
       await group.remove();
-      assert.equal(group.oomKills(), 1, 'the counter outlives the group');
+      assert.equal(group.oomKills().count, 1, 'the counter outlives the group');
       await sibling.remove();
+    });
+
+    test('a shortage outside of the group is told from its own', async () => {
+      const group = driver.create('starved', roomy);
+      const small = await runInside(group, 'exec sleep 60');
+      // What is above the group runs out, as the machine would.
+      const file = driver.layout === 'v2' ? 'memory.max' : 'memory.limit_in_bytes';
+      const above = join(directoryOf(group, 'memory'), '..', file);
+      writeFileSync(above, String(100 * mib));
+      const hog = await runInside(group, `exec "$NODE" -e '${memoryHog(200)}'`);
+      assert.equal(await signalOf(hog), 'SIGKILL');
+      assert.deepEqual(group.oomKills(), { count: 1, scope: 'system' });
+      assert.deepEqual(group.pids(), [small.pid]);
+      writeFileSync(above, driver.layout === 'v2' ? 'max' : '-1');
+      await group.remove();
+    });
+
+    test('there is no swap to hide in', async () => {
+      const group = driver.create('swap', roomy);
+      const v1 = { file: 'memory.memsw.limit_in_bytes', value: String(roomy.memoryBytes) };
+      const { file, value } = driver.layout === 'v2' ? { file: 'memory.swap.max', value: '0' } : v1;
+      // Without accounting of swap the kernel has no such file.
+      if (existsSync(join(directoryOf(group, 'memory'), file)))
+        assert.equal(fileOf(group, 'memory', file).trim(), value);
+      await group.remove();
+    });
+
+    test('past the soft limit a group is slowed, not killed', async (context) => {
+      const soft = { ...roomy, memoryHighBytes: 64 * mib };
+      if (!driver.optional.memoryHigh) {
+        assert.throws(() => driver.create('high', soft), hatchError(/memoryHighBytes/));
+        return context.diagnostic('refused: these control groups have no memory.high');
+      }
+      const group = driver.create('high', soft);
+      const slowed = () => fieldOf(fileOf(group, 'memory', 'memory.events'), 'high') > 0;
+      await runInside(group, `exec "$NODE" -e '${memoryHog(100)};setTimeout(_=>0,6e4)'`);
+      await waitFor(slowed);
+      assert.equal(group.oomKills().count, 0);
+      assert.equal(group.pids().length, 1);
+      await group.remove();
+    });
+
+    test('what was saved up of the quota can be spent in a burst', async (context) => {
+      const bursting = { ...roomy, cpuCores: 0.2, cpuBurstCores: 0.2 };
+      if (!driver.optional.cpuBurst) {
+        assert.throws(() => driver.create('burst', bursting), hatchError(/cpuBurstCores/));
+        return context.diagnostic('refused: this kernel has no CPU burst');
+      }
+      const group = driver.create('burst', bursting);
+      // 30 ms of work at a time are more than the 20 of one period.
+      const spin = 'setInterval(()=>{for(const t=Date.now();Date.now()-t<30;);},400)';
+      await runInside(group, `exec "$NODE" -e '${spin}'`);
+      await waitFor(() => fieldOf(fileOf(group, 'cpu', 'cpu.stat'), 'nr_bursts') > 0);
+      group.setLimits({ ...bursting, cpuCores: 0.1, cpuBurstCores: 0.1 });
+      group.setLimits(roomy);
+      await group.remove();
     });
 
     test('past pidsMax a fork fails with EAGAIN', async () => {
@@ -191,7 +261,7 @@ function cgroupLimitsSuite(name: string, open: () => CgroupDriver): void {
         () => group.setLimits({ ...roomy, memoryBytes: 32 * mib }),
         hatchError(/Cannot limit cgroup "shrink": more than 33554432 bytes of memory are in use/),
       );
-      assert.equal(group.oomKills(), 0);
+      assert.equal(group.oomKills().count, 0);
       group.setLimits({ ...roomy, memoryBytes: 300 * mib });
       await group.remove();
     });

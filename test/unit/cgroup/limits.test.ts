@@ -3,6 +3,7 @@ import { describe, test } from 'node:test';
 import fc from 'fast-check';
 import {
   checkLimits,
+  type CgroupLimits,
   quotaUsOf,
   sharesOfWeight,
   weightOfShares,
@@ -52,6 +53,42 @@ test('a quota is cores times the period', () => {
   assert.equal(quotaUsOf(0.333), 33_300);
 });
 
+const everything = { cpuBurst: true, memoryHigh: true, io: true };
+const plain = { memoryBytes: 2 ** 26, pidsMax: 10 };
+
+test('limits that contradict each other or mean nothing are refused by name', () => {
+  const bad: [limit: string, limits: Partial<CgroupLimits>][] = [
+    ['memoryHighBytes', { memoryHighBytes: plain.memoryBytes + 1 }],
+    ['memoryHighBytes', { memoryHighBytes: 0 }],
+    ['cpuBurstCores', { cpuBurstCores: 0.5 }],
+    ['cpuBurstCores', { cpuBurstCores: 0.6, cpuCores: 0.5 }],
+    ['cpuBurstCores', { cpuBurstCores: -0.1, cpuCores: 0.5 }],
+    ['cpuBurstCores', { cpuBurstCores: Number.NaN, cpuCores: 0.5 }],
+    ['io', { io: { readBytesPerSecond: 0 } }],
+    ['io', { io: { writeOpsPerSecond: 1.5 } }],
+  ];
+  for (const [limit, change] of bad)
+    assert.throws(() => checkLimits({ ...plain, ...change }, everything), {
+      code: 'host.config_invalid',
+      details: { limit, value: Object.values(change.io ?? { value: change[limit as 'io'] })[0] },
+    });
+});
+
+test('limits that this machine does not have are refused by name, if they are wanted', () => {
+  const wanted: [missing: keyof typeof everything, limit: string, Partial<CgroupLimits>][] = [
+    ['cpuBurst', 'cpuBurstCores', { cpuCores: 1, cpuBurstCores: 0.5 }],
+    ['memoryHigh', 'memoryHighBytes', { memoryHighBytes: 2 ** 25 }],
+    ['io', 'io', { io: { readOpsPerSecond: 10 } }],
+  ];
+  for (const [missing, limit, change] of wanted) {
+    const offered = { ...everything, [missing]: false };
+    checkLimits({ ...plain, ...change }, everything);
+    checkLimits({ ...plain, io: {}, cpuBurstCores: 0 }, offered);
+    const refusal = { code: 'host.unsupported', details: { limit } };
+    assert.throws(() => checkLimits({ ...plain, ...change }, offered), refusal);
+  }
+});
+
 test('limits that a kernel takes are accepted, whatever their mix', () => {
   const limits = fc.record(
     {
@@ -62,5 +99,5 @@ test('limits that a kernel takes are accepted, whatever their mix', () => {
     },
     { requiredKeys: ['memoryBytes', 'pidsMax'] },
   );
-  fc.assert(fc.property(limits, (some) => checkLimits(some)));
+  fc.assert(fc.property(limits, (some) => checkLimits(some, everything)));
 });

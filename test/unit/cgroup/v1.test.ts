@@ -9,7 +9,12 @@ const limits = { memoryBytes: 64 * 2 ** 20, cpuCores: 0.5, cpuWeight: 59, pidsMa
 const controllers = ['cpu', 'cpuacct', 'memory', 'pids', 'freezer'];
 
 const filesOfController: Record<string, Record<string, string>> = {
-  cpu: { 'cpu.shares': '1024\n', 'cpu.cfs_quota_us': '-1\n', 'cpu.cfs_period_us': '100000\n' },
+  cpu: {
+    'cpu.shares': '1024\n',
+    'cpu.cfs_quota_us': '-1\n',
+    'cpu.cfs_burst_us': '0\n',
+    'cpu.cfs_period_us': '100000\n',
+  },
   cpuacct: { 'cpuacct.usage': '1234567\n' },
   memory: {
     'memory.limit_in_bytes': '9223372036854771712\n',
@@ -17,6 +22,7 @@ const filesOfController: Record<string, Record<string, string>> = {
     'memory.usage_in_bytes': '4096\n',
     'memory.max_usage_in_bytes': '8192\n',
     'memory.oom_control': 'oom_kill_disable 0\nunder_oom 0\noom_kill 2\n',
+    'memory.memsw.max_usage_in_bytes': '8192\n',
     'memory.swappiness': '60\n',
   },
   pids: { 'pids.max': 'max\n', 'pids.current': '3\n' },
@@ -113,7 +119,55 @@ describe('cgroup v1', () => {
     const group = open().create('a', limits);
     const expected = { memoryBytes: 4096, memoryPeakBytes: 8192, cpuUsageUs: 1234, pids: 3 };
     assert.deepEqual(group.usage(), expected);
-    assert.equal(group.oomKills(), 2);
+    assert.deepEqual(group.oomKills(), { count: 2, scope: 'system' });
+    const memsw = 'memory/hatchery-x/a/memory.memsw';
+    kernel.set(`${memsw}.limit_in_bytes`, String(limits.memoryBytes));
+    kernel.set(`${memsw}.max_usage_in_bytes`, String(limits.memoryBytes - 4096));
+    assert.deepEqual(group.oomKills(), { count: 2, scope: 'cgroup' });
+    await group.remove();
+  });
+
+  test('burst never exceeds the quota, neither on the way up nor down', async () => {
+    const group = open().create('a', { ...limits, cpuCores: 2, cpuBurstCores: 1.5 });
+    group.setLimits({ ...limits, cpuCores: 0.5, cpuBurstCores: 0.2 });
+    group.setLimits({ ...limits, cpuCores: undefined });
+    const written = kernel.writes.filter((write) => /cfs/.test(write));
+    assert.deepEqual(
+      written.map((write) => write.split('_').slice(1).join('_')),
+      [
+        'quota_us=200000',
+        'burst_us=150000',
+        'burst_us=20000',
+        'quota_us=50000',
+        'burst_us=0',
+        'quota_us=-1',
+      ],
+    );
+    await group.remove();
+  });
+
+  test('io is throttled on one disk, where the kernel has it and there is a disk', async () => {
+    const io = { readBytesPerSecond: 1_000_000, writeOpsPerSecond: 10 };
+    assert.throws(() => open().create('a', { ...limits, io }), /Cannot limit a cgroup: io/);
+    mkdirSync(join(kernel.root, 'blkio'));
+    kernel.set('blkio/blkio.throttle.read_bps_device', '');
+    filesOfController['blkio'] = Object.fromEntries(
+      ['read_bps', 'write_bps', 'read_iops', 'write_iops'].map((name) => [
+        `blkio.throttle.${name}_device`,
+        '',
+      ]),
+    );
+    const options = { root: kernel.root, parent: 'hatchery-x', files: kernel };
+    assert.equal(openCgroupDriver(options).optional.io, false);
+    const group = openCgroupDriver({ ...options, disk: '8:0' }).create('b', { ...limits, io });
+    group.setLimits({ ...limits, io: { writeOpsPerSecond: 10 } });
+    assert.deepEqual(
+      kernel.writes.filter((write) => write.startsWith('blkio')),
+      ['read_bps_device=8:0 1000000', 'write_iops_device=8:0 10', 'read_bps_device=8:0 0'].map(
+        (write) => `blkio/hatchery-x/b/blkio.throttle.${write}`,
+      ),
+    );
+    assert.equal(group.joinFds.length, 6);
     await group.remove();
   });
 

@@ -20,9 +20,12 @@ function v2Files(group: string): Record<string, string> {
     'cgroup.freeze': '0\n',
     'cgroup.kill': '',
     'cpu.max': 'max 100000\n',
+    'cpu.max.burst': '0\n',
+    'io.max': '',
     'cpu.weight': '100\n',
     'cpu.stat': 'usage_usec 1234\nuser_usec 1000\nsystem_usec 234\n',
     'memory.current': '4096\n',
+    'memory.high': 'max\n',
     'memory.max': 'max\n',
     'memory.peak': '8192\n',
     'memory.swap.max': 'max\n',
@@ -96,9 +99,37 @@ describe('cgroup v2', () => {
     const group = open().create('a', limits);
     const expected = { memoryBytes: 4096, memoryPeakBytes: 8192, cpuUsageUs: 1234, pids: 3 };
     assert.deepEqual(group.usage(), expected);
-    assert.equal(group.oomKills(), 2);
+    assert.deepEqual(group.oomKills(), { count: 2, scope: 'cgroup' });
     await group.remove();
-    assert.equal(group.oomKills(), 2);
+    assert.deepEqual(group.oomKills(), { count: 2, scope: 'cgroup' });
+  });
+
+  test('a process killed while its group was below its limit died of the machine', async () => {
+    const group = open().create('a', limits);
+    kernel.set('hatchery-x/a/memory.events', 'max 7\noom 0\noom_kill 1\n');
+    assert.deepEqual(group.oomKills(), { count: 1, scope: 'system' });
+    await group.remove();
+  });
+
+  test('what not every kernel has is written where it is, and taken back', async () => {
+    const options = { root: kernel.root, parent: 'hatchery-x', files: kernel, disk: '8:0' };
+    const driver = openCgroupDriver(options);
+    assert.deepEqual(driver.optional, { cpuBurst: true, memoryHigh: true, io: true });
+    assert.equal(kernel.writes[0], 'cgroup.subtree_control=+cpu +memory +pids +io');
+    const io = { readBytesPerSecond: 1_000_000, writeOpsPerSecond: 10 };
+    const group = driver.create('a', limits);
+    kernel.writes.length = 0;
+    group.setLimits({ ...limits, memoryHighBytes: 2 ** 25, cpuBurstCores: 0.2, io });
+    group.setLimits(limits);
+    assert.deepEqual(kernel.writes, [
+      'hatchery-x/a/memory.high=33554432',
+      'hatchery-x/a/cpu.max.burst=20000',
+      'hatchery-x/a/io.max=8:0 rbps=1000000 wbps=max riops=max wiops=10',
+      'hatchery-x/a/memory.high=max',
+      'hatchery-x/a/cpu.max.burst=0',
+      'hatchery-x/a/io.max=8:0 rbps=max wbps=max riops=max wiops=max',
+    ]);
+    await group.remove();
   });
 
   test('a failed creation leaves neither group nor descriptor', () => {
