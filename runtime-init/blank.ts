@@ -25,7 +25,8 @@ import { fdFor, receiveOrder, type BlankProcess, type ContainerStart } from './c
 import { closeInherited, type LibuvFds } from './inherited-fds.ts';
 import { runInit } from './init.ts';
 import { makeMounts, makeProc } from './park.ts';
-import { FunctionServer, rehearseFunction } from './serve.ts';
+import { rehearseInBlank } from './rehearse-start.ts';
+import { FunctionServer } from './serve.ts';
 
 const SIGCHLD = 17;
 const SIGSEGV = 11;
@@ -81,6 +82,7 @@ function becomePair({ setup, libuv, fds }: BlankOptions): void {
   } else {
     // Node's own handler would return into the fault for ever: the kernel spares PID 1 the default.
     restoreSignal(SIGSEGV);
+    if (waitReadable([control], 0).length === 0) rehearseInBlank.init();
     failLoudly(() => runInit({ socket: control, link: initLink, seccomp }, awaitOrder(control)));
   }
 }
@@ -93,8 +95,7 @@ function becomeFunction(blank: BlankProcess, setup: ZygoteSetup): void {
   // Detached, they belong to no mount namespace: a container's own takes them in.
   const mounts = [makeProc(), ...makeMounts(setup.tmpfsBytes)];
   const server = new FunctionServer(blank.socket);
-  // With time to spare, the pages that a start touches are made our own before there is one.
-  if (waitReadable([blank.socket], 0).length === 0) rehearseFunction();
+  if (waitReadable([blank.socket], 0).length === 0) rehearseInBlank.function();
   buildContainer({ ...blank, mounts, server }, awaitOrder(blank.socket));
 }
 

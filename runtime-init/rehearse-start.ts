@@ -5,7 +5,8 @@
  */
 import { closeSync, mkdirSync } from 'node:fs';
 import { Socket } from 'node:net';
-import type { ZygoteSetup } from '../host/protocol/zygote.ts';
+import { nowNs } from '../host/base/clock.ts';
+import type { ContainerOrder, ZygoteSetup } from '../host/protocol/zygote.ts';
 import { encodeFrame, encodeJsonFrame, frameType } from '../host/protocol/frame.ts';
 import { renewRandomness } from '../host/sys/fork.ts';
 import { createMount, makeRootPrivate } from '../host/sys/mount.ts';
@@ -20,6 +21,7 @@ import {
 } from '../host/sys/namespace.ts';
 import { closeAllBut, currentPid, setUmask } from '../host/sys/process.ts';
 import { sendMessage, socketPair } from '../host/sys/socket.ts';
+import { closeRole, receiveOrder } from './container-start.ts';
 import { describeFds } from './inherited-fds.ts';
 import { enterRoot, makeMounts, makeProc, waitForFunction } from './park.ts';
 import { verifyDropped } from './privileges.ts';
@@ -41,10 +43,40 @@ export function rehearseStart(setup: ZygoteSetup): void {
   for (let round = 0; round < rounds; round++) {
     rehearseNamespaces(setup);
     for (const [kind, fd] of own) joinNamespace(fd, flagOf[kind]);
-    rehearseMessages();
+    new Socket({ fd: rehearseMessages(), readable: true, writable: true }).destroy();
     rehearseFunction();
   }
   for (const [, fd] of own) closeSync(fd);
+}
+
+/**
+ * In the processes of a blank pair, when they have time: what they can do of their start without a
+ * container. The pages that a start touches are their own then, before there is one to wait.
+ */
+export const rehearseInBlank = {
+  init(): void {
+    rehearseOrder();
+    rehearseVerification();
+  },
+  function(): void {
+    rehearseOrder();
+    closeSync(rehearseMessages());
+    process.env['HATCH_FUNCTION_NAME'] = '';
+    process.chdir('/');
+    rehearseVerification();
+    rehearseFunction();
+  },
+};
+
+function rehearseOrder(): void {
+  const [near, far] = socketPair('stream');
+  const container = { id: 'rehearsal', uid: 0, gid: 0 };
+  const order: ContainerOrder = { container, fds: ['joinCgroup'], startNs: nowNs() };
+  sendMessage(near, Buffer.from(JSON.stringify(order)), [near]);
+  const start = receiveOrder(far);
+  if (start !== undefined) closeRole(start.fds, 'joinCgroup');
+  closeSync(near);
+  closeSync(far);
 }
 
 function rehearseNamespaces(setup: ZygoteSetup): void {
@@ -60,14 +92,19 @@ function rehearseNamespaces(setup: ZygoteSetup): void {
   for (const directory of ['proc', 'dev', 'tmp']) mkdirSync(`/proc/self/fd/${rootFd}/${directory}`);
   enterRoot(rootFd, [makeProc(), ...makeMounts(setup.tmpfsBytes)]);
   currentPid();
+  rehearseVerification();
+}
+
+function rehearseVerification(): void {
   try {
     verifyDropped();
   } catch {
-    // The zygote keeps its rights: only the reading is rehearsed.
+    // All rights are still there: only the reading is rehearsed.
   }
 }
 
-function rehearseMessages(): void {
+/** Returns the end of a socket that has received them. */
+function rehearseMessages(): number {
   const [near, far] = socketPair('stream');
   const body = { functionName: 'rehearsal', env: { PATH: '/usr/bin' } };
   sendMessage(near, encodeJsonFrame(frameType.specialise, 0, body));
@@ -75,5 +112,5 @@ function rehearseMessages(): void {
   const received = waitForFunction(far);
   if (received !== undefined) closeSync(received.rootFd);
   closeSync(near);
-  new Socket({ fd: far, readable: true, writable: true }).destroy();
+  return far;
 }
