@@ -8,7 +8,10 @@ export interface HandlerContext {
   readonly functionVersion: string;
   readonly memoryLimitInMB: number;
   getRemainingTimeInMillis(): number;
-  /** Aborts when the time of the call is over; a little later the instance is killed. */
+  /**
+   * Aborts with a TimeoutError when the time of the call is over, with an AbortError when its
+   * caller has cancelled it. A call that still runs `graceMs` later ends with its instance.
+   */
   readonly signal: AbortSignal;
   /** The NATS subject of the call. */
   readonly subject: string;

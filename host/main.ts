@@ -166,6 +166,7 @@ async function serve({ config, log, engine, connection, opened }: Serving): Prom
     pool,
     images: layers,
     log,
+    cancelCalls: (requestId) => dispatcher.cancel(requestId),
     findTrace: (requestId) => telemetry.traces.find(requestId),
     findLogs: (query) => telemetry.logs.find(query),
     status: () => ({

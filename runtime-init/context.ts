@@ -1,5 +1,5 @@
 /** The second argument of a handler. */
-import type { CallMetadata, Specialisation } from '../host/protocol/invoke.ts';
+import type { CallMetadata, CancelCause, Specialisation } from '../host/protocol/invoke.ts';
 
 export class CallContext {
   readonly requestId: string;
@@ -16,7 +16,7 @@ export class CallContext {
   // Made when first asked for: most handlers never look at it.
   #controller: AbortController | undefined;
   #timer: NodeJS.Timeout | undefined;
-  #aborted = false;
+  #abortedBy: DOMException | undefined;
 
   constructor(specialisation: Specialisation, metadata: CallMetadata) {
     this.requestId = metadata.requestId;
@@ -34,14 +34,14 @@ export class CallContext {
     return Math.max(0, Math.round(this.#deadlineMs - performance.now()));
   }
 
-  /** Aborted when the call's time is up or its caller has gone. */
+  /** Aborted when the call's time is up, or its caller has cancelled it. */
   get signal(): AbortSignal {
     if (this.#controller === undefined) {
       this.#controller = new AbortController();
-      if (this.#aborted) this.abort();
+      if (this.#abortedBy !== undefined) this.#controller.abort(this.#abortedBy);
       else {
         const remainingMs = Math.max(0, this.#deadlineMs - performance.now());
-        this.#timer = setTimeout(() => this.abort(), remainingMs);
+        this.#timer = setTimeout(() => this.abort('timeout'), remainingMs);
       }
     }
     return this.#controller.signal;
@@ -49,13 +49,16 @@ export class CallContext {
 
   /** Whether its signal was, or would have been, aborted. */
   get timedOut(): boolean {
-    return this.#aborted || performance.now() >= this.#deadlineMs;
+    return this.#abortedBy !== undefined || performance.now() >= this.#deadlineMs;
   }
 
-  abort(): void {
-    this.#aborted = true;
-    const reason = new DOMException('The call ran out of time', 'TimeoutError');
-    this.#controller?.abort(reason);
+  /** The first cause stays. */
+  abort(cause: CancelCause): void {
+    this.#abortedBy ??=
+      cause === 'caller'
+        ? new DOMException('The caller has cancelled the call', 'AbortError')
+        : new DOMException('The call ran out of time', 'TimeoutError');
+    this.#controller?.abort(this.#abortedBy);
   }
 
   /** The call has ended: its timer goes with it. */

@@ -7,6 +7,7 @@ import type { Step } from '../host/base/channels.ts';
 import { encodeJsonFrame, FrameReader, frameType } from '../host/protocol/frame.ts';
 import {
   decodeCall,
+  decodeCancel,
   encodeCall,
   encodeResultFrame,
   type CallError,
@@ -64,7 +65,7 @@ export class FunctionServer {
     this.#socket.on('data', (chunk: Buffer) => {
       reader.push(chunk, (frame) => {
         const { type, callId } = frame;
-        if (type === frameType.cancel) this.#calls.get(callId)?.abort();
+        if (type === frameType.cancel) this.#calls.get(callId)?.abort(decodeCancel(frame));
         if (type !== frameType.call) return;
         const { metadata, payload } = decodeCall(frame);
         const context = new CallContext(specialisation, metadata);

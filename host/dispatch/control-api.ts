@@ -93,6 +93,12 @@ export const controlApi = {
     request: z.object({ name, alias: qualifier, version: qualifier.optional() }),
     reply: z.object({ aliases: z.record(z.string(), z.string()) }),
   },
+  cancel: {
+    audience: 'all',
+    request: z.object({ requestId }),
+    /** How many calls of that id it has ended. */
+    reply: z.object({ cancelled: z.number() }),
+  },
   trace: {
     audience: 'all',
     request: z.object({ requestId }),

@@ -14,6 +14,8 @@ export interface ControlParts extends DeployParts {
     Pick<FunctionRegistry, 'list' | 'versions' | 'remove' | 'rollback' | 'setAlias'>;
   images: Pick<LayerStore, 'images' | 'image' | 'importLayout' | 'usage' | 'pin' | 'unpin'> &
     Pick<LayerStore, 'isPinned'>;
+  /** Ends the calls of that id that are under way here; returns how many. */
+  cancelCalls: (requestId: string) => number;
   /** Calls that ended here, as far back as they are kept. */
   findTrace: (requestId: string) => CallRecord | undefined;
   /** Output of functions here, oldest first; the newest `limit` of it. */
@@ -92,12 +94,14 @@ function functionHandlers(
 }
 
 function hostHandlers({
+  cancelCalls,
   findTrace,
   findLogs,
   status,
   doctor,
-}: ControlParts): Pick<ControlHandlers, 'trace' | 'logs' | 'status' | 'doctor'> {
+}: ControlParts): Pick<ControlHandlers, 'cancel' | 'trace' | 'logs' | 'status' | 'doctor'> {
   return {
+    cancel: ({ requestId }) => ({ cancelled: cancelCalls(requestId) }),
     trace: ({ requestId }) => {
       const record = findTrace(requestId);
       if (record !== undefined) return { record };

@@ -59,6 +59,8 @@ interface Call {
   readonly receivedNs: number;
   fn: PoolFunction | undefined;
   timeoutMs: number;
+  /** Ends its waiting for an instance. */
+  waiting: AbortController | undefined;
   acquired: Acquired | undefined;
   dispatchedNs: number | undefined;
 }
@@ -102,6 +104,21 @@ export class Dispatcher {
     if (!this.#options.connection.isClosed()) await this.#options.connection.flush();
   }
 
+  /**
+   * Ends the calls under way here that have this id, wherever on their way they are: their callers
+   * are told, their places are free. Returns how many there were.
+   */
+  cancel(requestId: string): number {
+    const calls = [...this.#inFlight].filter((call) => call.requestId === requestId);
+    for (const call of calls) {
+      const reason = new HatchError('request.cancelled', 'The call was cancelled by its caller');
+      if (call.acquired !== undefined) call.acquired.instance.cancel(requestId, reason);
+      else if (call.waiting !== undefined) call.waiting.abort(reason);
+      else this.#fail(call, reason);
+    }
+    return calls.length;
+  }
+
   #receive(message: Msg): void {
     const receivedNs = nowNs();
     const { headers: messageHeaders, subject } = message;
@@ -115,6 +132,7 @@ export class Dispatcher {
       receivedNs,
       fn: undefined,
       timeoutMs: 0,
+      waiting: undefined,
       acquired: undefined,
       dispatchedNs: undefined,
     };
@@ -140,18 +158,20 @@ export class Dispatcher {
   async #load(call: Call, loading: Promise<PoolFunction>): Promise<void> {
     try {
       const fn = await loading;
-      if (this.#inFlight.has(call)) this.#start(call, fn);
+      if (this.#inFlight.has(call)) this.#start(call, fn, elapsedMs(call));
     } catch (error) {
       this.#fail(call, error);
     }
   }
 
-  #start(call: Call, fn: PoolFunction): void {
+  #start(call: Call, fn: PoolFunction, spentMs = 0): void {
     call.fn = fn;
     call.timeoutMs = Math.min(fn.timeoutMs, call.headers.timeoutMs ?? fn.timeoutMs);
+    const leftMs = call.timeoutMs - spentMs;
+    if (leftMs <= 0) throw notReady(fn, call.timeoutMs);
     const acquired = this.#options.pool.tryAcquire(fn);
-    if (acquired === undefined) void this.#wait(call, fn);
-    else this.#call(call, acquired, call.timeoutMs);
+    if (acquired === undefined) void this.#wait(call, fn, leftMs);
+    else this.#call(call, acquired, leftMs);
   }
 
   #resolve(subject: string): PoolFunction | Promise<PoolFunction> {
@@ -173,17 +193,18 @@ export class Dispatcher {
     );
   }
 
-  async #wait(call: Call, fn: PoolFunction): Promise<void> {
+  async #wait(call: Call, fn: PoolFunction, timeoutMs: number): Promise<void> {
     const { pool } = this.#options;
+    const { signal } = (call.waiting = new AbortController());
     try {
-      const acquired = await pool.acquire(fn, { timeoutMs: call.timeoutMs });
-      const leftMs = call.timeoutMs - Math.floor((nowNs() - call.receivedNs) / nsPerMs);
-      if (this.#inFlight.has(call) && leftMs > 0) return this.#call(call, acquired, leftMs);
+      const acquired = await pool.acquire(fn, { timeoutMs, signal });
+      const leftMs = call.timeoutMs - elapsedMs(call);
+      if (this.#inFlight.has(call) && !signal.aborted && leftMs > 0)
+        return this.#call(call, acquired, leftMs);
+      // Nobody waits for it any more: the function never learns of it.
       pool.release(acquired);
-      throw new HatchError(
-        'function.timeout',
-        `Cannot call "${fn.name}": no instance was ready in ${call.timeoutMs} ms`,
-      );
+      signal.throwIfAborted();
+      throw notReady(fn, call.timeoutMs);
     } catch (error) {
       this.#fail(call, error);
     }
@@ -324,6 +345,17 @@ function recordOf(call: Call, { endNs, replyBytes, error }: Outcome): CallRecord
     error: error === undefined ? undefined : { code: error.code, message: error.message },
     copyUps: [],
   };
+}
+
+function elapsedMs(call: Call): number {
+  return Math.floor((nowNs() - call.receivedNs) / nsPerMs);
+}
+
+function notReady(fn: PoolFunction, timeoutMs: number): HatchError {
+  return new HatchError(
+    'function.timeout',
+    `Cannot call "${fn.name}": no instance was ready in ${timeoutMs} ms`,
+  );
 }
 
 function nameIn(subject: string): string {

@@ -3,14 +3,18 @@
  * shape; so has the fake that the tests of dispatch use.
  */
 import type { CopyUp, StartPath, StartRecord } from '../base/channels.ts';
+import type { HatchError } from '../base/errors.ts';
+import type { AcquireOptions } from '../pool/function-pool.ts';
 import type { CallRequest } from '../pool/instance.ts';
 import type { PoolFunction } from '../pool/pool-function.ts';
 import type { CallResult } from '../sandbox/function-channel.ts';
 
 export interface Instance {
   readonly id: string;
-  /** Rejects with HatchError `function.*`. */
+  /** Rejects with HatchError `function.*`, or with what `cancel` says. */
   call(request: CallRequest): Promise<CallResult>;
+  /** Fails its calls of that id, and tells the function to end them. */
+  cancel(requestId: string, reason: HatchError): void;
   /** The files copied up since the last look. */
   copyUps(): Promise<CopyUp[]>;
 }
@@ -41,10 +45,10 @@ export interface InstancePool {
   /** An idle instance or a free slot of one, at once; undefined when there is none. */
   tryAcquire(fn: PoolFunction): Acquired | undefined;
   /**
-   * Waits in a bounded queue. Rejects with HatchError `host.busy`, `host.start_failed`,
-   * `function.load_failed` or `function.timeout`.
+   * Waits in a bounded queue. Rejects with HatchError `host.busy`, `host.start_failed`
+   * or `function.load_failed`, or with the signal's reason.
    */
-  acquire(fn: PoolFunction, options: { timeoutMs: number }): Promise<Acquired>;
+  acquire(fn: PoolFunction, options: AcquireOptions): Promise<Acquired>;
   release(acquired: Acquired): void;
   /** Starts one instance and leaves it idle: the health check of a deploy. */
   prepare(fn: PoolFunction): Promise<StartRecord>;

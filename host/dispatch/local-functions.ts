@@ -177,6 +177,7 @@ function poolFunctionOf(version: FunctionVersion, layerDirectories: string[]): P
     cpuWeight: manifest.cpuWeight,
     pidsMax: manifest.pidsMax,
     timeoutMs: manifest.timeoutMs,
+    graceMs: manifest.graceMs,
     concurrency: manifest.concurrency,
     instancesMax: manifest.instancesMax,
     keepAlive: keepAlivePolicyOf(manifest),

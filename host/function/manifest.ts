@@ -97,6 +97,9 @@ const manifestSchema = z.strictObject({
   cpuWeight: int(1, 10_000, 100).describe('Share of the CPU when instances compete'),
   pidsMax: int(8, 32_768, 64).describe('Processes and threads of one instance, PID 1 included'),
   timeoutMs: int(1, 900_000, 30_000).describe('Longest time a call may take'),
+  graceMs: int(0, 60_000, 250).describe(
+    'How long a call may go on after its time or its cancellation; then its instance is killed',
+  ),
   concurrency: int(1, 1000, 1).describe('Calls one instance serves at the same time'),
   instancesMax: int(1, 10_000, 32).describe('Instances one host runs at the same time'),
   parked: int(0, 1000, 0).describe('Parked containers to keep ready for this function'),

@@ -17,6 +17,12 @@ export interface Acquired {
   startRecord: StartRecord | undefined;
 }
 
+export interface AcquireOptions {
+  timeoutMs: number;
+  /** Aborted with a HatchError when nobody wants the call any more. */
+  signal?: AbortSignal;
+}
+
 /** `expected`: keep-alive foresees a call. */
 export type StartCause = 'call' | 'deploy' | 'expected';
 
@@ -33,7 +39,8 @@ export interface HostPool {
 interface Waiter {
   resolve: (acquired: Acquired) => void;
   reject: (error: HatchError) => void;
-  timer: NodeJS.Timeout;
+  /** It has been taken from the queue: it no longer listens. */
+  stop: () => void;
 }
 
 export class FunctionPool {
@@ -75,7 +82,8 @@ export class FunctionPool {
     return undefined;
   }
 
-  acquire(options: { timeoutMs: number }): Promise<Acquired> {
+  /** Rejects with the signal's reason when that aborts first. */
+  acquire({ timeoutMs, signal }: AcquireOptions): Promise<Acquired> {
     const now = this.tryAcquire();
     if (now !== undefined) return Promise.resolve(now);
     if (this.#waiters.length >= this.#queueLengthMax)
@@ -83,13 +91,23 @@ export class FunctionPool {
         new HatchError('host.busy', `${this.#waiters.length} calls wait for "${this.fn.name}"`),
       );
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => {
+      const leave = (reason: HatchError): void => {
         this.#waiters.splice(this.#waiters.indexOf(waiter), 1);
+        waiter.stop();
         this.#checkEmpty();
-        const waited = `No instance of "${this.fn.name}" was free for ${options.timeoutMs} ms`;
-        reject(new HatchError('host.busy', waited));
-      }, options.timeoutMs);
-      const waiter = { resolve, reject, timer };
+        reject(reason);
+      };
+      const onAbort = (): void => leave(toHatchError(signal?.reason));
+      signal?.addEventListener('abort', onAbort);
+      const timer = setTimeout(() => {
+        const waited = `No instance of "${this.fn.name}" was free for ${timeoutMs} ms`;
+        leave(new HatchError('host.busy', waited));
+      }, timeoutMs);
+      const stop = (): void => {
+        clearTimeout(timer);
+        signal?.removeEventListener('abort', onAbort);
+      };
+      const waiter = { resolve, reject, stop };
       this.#waiters.push(waiter);
       this.startAsNeeded();
     });
@@ -215,7 +233,7 @@ export class FunctionPool {
     while (instance.available) {
       const waiter = this.#waiters.shift();
       if (waiter === undefined) break;
-      clearTimeout(waiter.timer);
+      waiter.stop();
       waiter.resolve(this.#reserve(instance));
     }
     if (instance.idle) this.#left(instance);
@@ -269,7 +287,7 @@ export class FunctionPool {
 
   #rejectFirst(error: HatchError): void {
     const waiter = this.#waiters.shift();
-    clearTimeout(waiter?.timer);
+    waiter?.stop();
     waiter?.reject(error);
     this.#checkEmpty();
   }

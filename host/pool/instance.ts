@@ -1,6 +1,7 @@
 /** A container that runs one version of one function: its calls, their time limits, its output. */
 import { channels, type CopyUp, type LogRecord, type StartRecord } from '../base/channels.ts';
 import { HatchError } from '../base/errors.ts';
+import type { CancelCause } from '../protocol/invoke.ts';
 import type { CallResult, Output } from '../sandbox/function-channel.ts';
 import type { Sandbox } from '../sandbox/sandbox.ts';
 import { CopyUpTracker } from '../storage/copy-up.ts';
@@ -24,8 +25,11 @@ export type InstanceSandbox = Pick<
   'id' | 'alive' | 'ended' | 'root' | 'call' | 'cancel' | 'destroy' | 'memoryInUse'
 >;
 
-/** After its time is up a call may still return, so that the instance lives; then it is killed. */
-const graceMs = 250;
+interface RunningCall {
+  requestId: string;
+  /** Fails it at once; what runs may still end by itself. */
+  giveUp: (reason: HatchError, cause: CancelCause) => void;
+}
 
 export class Instance {
   readonly id: string;
@@ -42,9 +46,9 @@ export class Instance {
   served = 0;
   /** Since when nothing runs, as `performance.now()`. */
   idleSinceMs = performance.now();
-  /** Called when a call that had outlived its time ended after all. */
+  /** Called when a call that was given up ended after all. */
   onFree: () => void = () => undefined;
-  readonly #requests = new Map<number, string>();
+  readonly #calls = new Map<number, RunningCall>();
   readonly #copyUps: CopyUpTracker | undefined;
   #overdue = 0;
   #lastRequestId: string | undefined;
@@ -68,26 +72,36 @@ export class Instance {
     return this.reserved === 0 && this.#overdue === 0;
   }
 
-  /** Rejects with `function.*`; with `function.timeout` exactly when the time is up. */
+  /**
+   * Rejects with `function.*`, with `function.timeout` exactly when the time is up; or with what
+   * `cancel` says.
+   */
   call(request: CallRequest): Promise<CallResult> {
     const { payload, ...metadata } = request;
-    let callId = 0;
-    const result = this.sandbox.call(metadata, payload, (id) => {
-      callId = id;
-      this.#requests.set(id, request.requestId);
-    });
-    this.#lastRequestId = request.requestId;
+    const { requestId, timeoutMs } = request;
     return new Promise((resolve, reject) => {
+      let callId = 0;
       let overdue = false;
-      const timer = setTimeout(() => {
+      const giveUp: RunningCall['giveUp'] = (reason, cause) => {
+        if (overdue) return;
         overdue = true;
         this.#overdue++;
-        reject(timeoutError(this.fn, request.timeoutMs));
-        this.#endOverdue(callId, request.timeoutMs);
-      }, request.timeoutMs);
+        clearTimeout(timer);
+        reject(reason);
+        this.#endOverdue(callId, cause);
+      };
+      const result = this.sandbox.call(metadata, payload, (id) => {
+        callId = id;
+        this.#calls.set(id, { requestId, giveUp });
+      });
+      this.#lastRequestId = requestId;
+      const timer = setTimeout(
+        () => giveUp(timeoutError(this.fn, timeoutMs), 'timeout'),
+        timeoutMs,
+      );
       const settle = (): void => {
         clearTimeout(timer);
-        this.#requests.delete(callId);
+        this.#calls.delete(callId);
         this.served++;
         if (!overdue) return;
         this.#overdue--;
@@ -106,6 +120,12 @@ export class Instance {
     });
   }
 
+  /** Its caller wants its calls of that id no more: they fail with this, and are to end. */
+  cancel(requestId: string, reason: HatchError): void {
+    for (const call of this.#calls.values())
+      if (call.requestId === requestId) call.giveUp(reason, 'caller');
+  }
+
   /** The files copied up since the last look. */
   async copyUps(): Promise<CopyUp[]> {
     if (!this.sandbox.alive) return [];
@@ -120,7 +140,7 @@ export class Instance {
       functionName: this.fn.name,
       functionVersion: this.fn.version,
       instanceId: this.id,
-      requestId: this.#requests.get(callId) ?? this.#lastRequestId,
+      requestId: this.#calls.get(callId)?.requestId ?? this.#lastRequestId,
       stream,
       text,
     };
@@ -128,12 +148,12 @@ export class Instance {
   }
 
   /** A function that does not heed its signal, or blocks its event loop, is killed. */
-  #endOverdue(callId: number, timeoutMs: number): void {
-    this.sandbox.cancel(callId);
+  #endOverdue(callId: number, cause: CancelCause): void {
+    this.sandbox.cancel(callId, cause);
     setTimeout(() => {
       // Calls that ran beside it did nothing wrong in time: they are told how their process ended.
-      if (this.#requests.has(callId)) void this.sandbox.destroy(killedError(this.fn, timeoutMs));
-    }, graceMs).unref();
+      if (this.#calls.has(callId)) void this.sandbox.destroy(killedError(this.fn));
+    }, this.fn.graceMs).unref();
   }
 }
 
@@ -145,9 +165,9 @@ function timeoutError(fn: PoolFunction, timeoutMs: number): HatchError {
   );
 }
 
-function killedError(fn: PoolFunction, timeoutMs: number): HatchError {
+function killedError({ name, graceMs }: PoolFunction): HatchError {
   return new HatchError(
     'function.exited',
-    `Instance of "${fn.name}" was killed: a call went on after its ${Math.round(timeoutMs)} ms`,
+    `Instance of "${name}" was killed: a call went on for ${graceMs} ms after it had to end`,
   );
 }

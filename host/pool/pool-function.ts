@@ -16,6 +16,8 @@ export interface PoolFunction {
   cpuWeight: number;
   pidsMax: number;
   timeoutMs: number;
+  /** How long a call may go on after it was told to end, before its instance is killed. */
+  graceMs: number;
   /** Calls that one instance runs at a time. */
   concurrency: number;
   instancesMax: number;

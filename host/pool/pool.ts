@@ -8,7 +8,12 @@ import { nsPerMs } from '../base/clock.ts';
 import { HatchError, messageOf } from '../base/errors.ts';
 import type { MachinePressure } from '../cgroup/pressure.ts';
 import type { SandboxParts } from '../sandbox/sandbox.ts';
-import { FunctionPool, type Acquired, type StartCause } from './function-pool.ts';
+import {
+  FunctionPool,
+  type Acquired,
+  type AcquireOptions,
+  type StartCause,
+} from './function-pool.ts';
 import type { FunctionProfile } from './function-profile.ts';
 import { InstanceStarter } from './instance-starter.ts';
 import { Instance } from './instance.ts';
@@ -107,9 +112,9 @@ export class Pool {
 
   /**
    * Waits in a bounded queue. Rejects with HatchError `host.busy`, `host.start_failed` or
-   * `function.load_failed`.
+   * `function.load_failed`, or with the signal's reason.
    */
-  acquire(fn: PoolFunction, options: { timeoutMs: number }): Promise<Acquired> {
+  acquire(fn: PoolFunction, options: AcquireOptions): Promise<Acquired> {
     return this.#functionPool(fn).acquire(options);
   }
 

@@ -1,7 +1,7 @@
 /**
  * What travels in the frames between the host and an instance. Bodies are JSON but for payloads.
  */
-import { frameHeaderBytes, frameType, writeFrameHeader, type Frame } from './frame.ts';
+import { encodeFrame, frameHeaderBytes, frameType, writeFrameHeader, type Frame } from './frame.ts';
 import type { ErrorCode } from '../base/errors.ts';
 import type { Step } from '../base/channels.ts';
 
@@ -48,6 +48,10 @@ export interface CallError {
 /** First byte of a result's body: how the handler's value was encoded. */
 export const resultEncoding = { bytes: 0, json: 1, none: 2 } as const;
 
+/** Why a call is to end before it has: the one byte of a cancel frame's body. */
+const cancelCause = { timeout: 0, caller: 1 } as const;
+export type CancelCause = keyof typeof cancelCause;
+
 export const logStream = { stdout: 1, stderr: 2 } as const;
 
 /** A call's body: u32 length of the metadata, the metadata as JSON, the payload as it came. */
@@ -68,6 +72,14 @@ export function decodeCall(frame: Frame): { metadata: CallMetadata; payload: Buf
   return { metadata, payload: frame.body.subarray(4 + jsonBytes) };
 }
 
+export function encodeCancel(callId: number, cause: CancelCause): Buffer {
+  return encodeFrame(frameType.cancel, callId, Uint8Array.of(cancelCause[cause]));
+}
+
+export function decodeCancel({ body }: Frame): CancelCause {
+  return body[0] === cancelCause.caller ? 'caller' : 'timeout';
+}
+
 /** A result's body: its encoding, then its bytes. */
 export function encodeResultFrame(callId: number, encoding: number, bytes: Uint8Array): Buffer {
   const bytesAt = frameHeaderBytes + 1;
@@ -81,7 +93,7 @@ export function decodeJson<T>(frame: Frame): T {
   return JSON.parse(frame.body.toString('utf8')) as T;
 }
 
-/** Of these frames each call has one: their parts are written in place, not made and then copied. */
+/** Each call has one of these frames: its parts are written in place, not made and then copied. */
 function newFrame(type: number, callId: number, frameBytes: number): Buffer {
   const frame = Buffer.allocUnsafe(frameBytes);
   writeFrameHeader(frame, { type, callId, bodyBytes: frameBytes - frameHeaderBytes });

@@ -13,10 +13,12 @@ import {
 import {
   decodeJson,
   encodeCall,
+  encodeCancel,
   logStream,
   resultEncoding,
   type CallError,
   type CallMetadata,
+  type CancelCause,
   type Failed,
   type Ready,
   type Specialisation,
@@ -127,8 +129,8 @@ export class FunctionChannel {
   }
 
   /** Aborts the call's signal; the call still ends by itself, or with the instance. */
-  cancel(callId: number): void {
-    if (this.#calls.has(callId)) this.#socket.write(encodeFrame(frameType.cancel, callId));
+  cancel(callId: number, cause: CancelCause): void {
+    if (this.#calls.has(callId)) this.#socket.write(encodeCancel(callId, cause));
   }
 
   /** Fails everything under way. Twice is fine. */

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
@@ -101,7 +102,26 @@ test('a header and a time limit reach the function', async () => {
   await host.pool.retire({ name: 'headers', version: '1' });
   const args = ['--header', 'tenant=acme', '--header', 'tenant=b', '--timeout', '1500'];
   const { stdout } = await hatch(['invoke', 'headers', ...args]);
-  assert.deepEqual(JSON.parse(stdout), { tenant: ['acme', 'b'], 'Hatch-Timeout-Ms': ['1500'] });
+  const { 'Hatch-Request-Id': ids, ...rest } = JSON.parse(stdout) as Record<string, string[]>;
+  assert.deepEqual(rest, { tenant: ['acme', 'b'], 'Hatch-Timeout-Ms': ['1500'] });
+  assert.match(ids?.[0] ?? '', /^\w{22}$/);
+});
+
+test('Ctrl-C cancels the call', async () => {
+  await hatch(['deploy', await functionFolder('endless', source)]);
+  const called = Promise.withResolvers<void>();
+  host.pool.handlers.set('endless', () => {
+    called.resolve();
+    return new Promise(() => undefined);
+  });
+  await host.pool.retire({ name: 'endless', version: '1' });
+  const child = start(['invoke', 'endless']);
+  const exit = once(child, 'exit');
+  const stderr = text(child.stderr);
+  await called.promise;
+  child.kill('SIGINT');
+  assert.deepEqual(await exit, [1, null]);
+  assert.match(await stderr, /cancelled by its caller \(request\.cancelled\) \[request \w{22}\]/);
 });
 
 test('a source that cannot be bundled is named with its line', async () => {

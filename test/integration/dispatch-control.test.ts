@@ -4,7 +4,8 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
-import type { NatsConnection } from '@nats-io/nats-core';
+import { headers } from '@nats-io/nats-core';
+import type { Msg, NatsConnection } from '@nats-io/nats-core';
 import { connect } from '@nats-io/transport-node';
 import type { CallRecord, LogRecord } from '../../host/base/channels.ts';
 import { HatchError } from '../../host/base/errors.ts';
@@ -312,4 +313,37 @@ test('what is no JSON, or not the request of its verb, is refused with the reaso
   );
   assert.equal(manifest.code, 'deploy.invalid');
   assert.match(manifest.message, /memoryMB/);
+});
+
+async function callAs(requestId: string): Promise<Msg> {
+  const all = headers();
+  all.set('Hatch-Request-Id', requestId);
+  return await caller.request('hatch.fn.endless', '', { headers: all, timeout: 5000 });
+}
+
+async function cancel(requestId: string): Promise<number> {
+  const answers = await client.askAll('cancel', { requestId });
+  return answers.reduce((sum, one) => sum + ('reply' in one ? one.reply.cancelled : 0), 0);
+}
+
+test('a cancellation finds the call on whatever host it runs', async () => {
+  const hosts = [await host('one'), await host('two')] as const;
+  for (const { pool } of hosts) pool.handlers.set('endless', () => new Promise(() => undefined));
+  const sum = (counted: (of: FakeHost) => number) => counted(hosts[0]) + counted(hosts[1]);
+  await deploy(hosts[0], 'endless');
+  const ids = ['a', 'b', 'c', 'd'];
+  const replies = new Map(ids.map((id) => [id, callAs(id)]));
+  await until(
+    () => sum(({ pool }) => pool.instances.filter(({ calls }) => calls > 0).length) === 4,
+  );
+  for (const id of ids) {
+    assert.equal(await cancel(id), 1);
+    const reply = await replies.get(id);
+    assert.equal(reply?.headers?.get('Nats-Service-Error-Code'), '499');
+    assert.equal(await cancel(id), 0);
+  }
+  assert.equal(
+    sum(({ pool }) => pool.released.length),
+    4,
+  );
 });

@@ -4,6 +4,7 @@ import { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { headers } from '@nats-io/nats-core';
 import type { Msg, NatsConnection } from '@nats-io/nats-core';
 import { connect } from '@nats-io/transport-node';
@@ -42,6 +43,8 @@ interface Host {
   pool: FakePool;
   dispatcher: Dispatcher;
   warnings: { facts: Record<string, unknown>; message: string }[];
+  /** How long the versions take to be fetched; 0 for those that are there. */
+  fetched: { ms: number };
 }
 
 async function host(
@@ -52,11 +55,14 @@ async function host(
   for (const { fn, handler } of functions) pool.handlers.set(fn.name, handler);
   const connection = await connect({ servers: server.url, token: server.token });
   const warnings: Host['warnings'] = [];
+  const fetched = { ms: 0 };
   const dispatcher = new Dispatcher({
     connection,
     pool,
-    resolve: (name, ref = '1') =>
-      functions.find(({ fn }) => fn.name === name && fn.version === ref)?.fn,
+    resolve: (name, ref = '1') => {
+      const found = functions.find(({ fn }) => fn.name === name && fn.version === ref)?.fn;
+      return fetched.ms === 0 || found === undefined ? found : sleep(fetched.ms, found);
+    },
     inFlightMax,
     log: { warn: (facts, message) => warnings.push({ facts, message }) },
   });
@@ -66,7 +72,7 @@ async function host(
     await dispatcher.stop({ drainMs: 0 });
     await connection.close();
   });
-  return { pool, dispatcher, warnings };
+  return { pool, dispatcher, warnings, fetched };
 }
 
 async function call(
@@ -246,6 +252,35 @@ test('a message without a reply subject runs all the same, its error is logged',
   assert.deepEqual(record?.error, { code: 'function.threw', message: 'no luck' });
   assert.equal(warnings[0]?.facts['requestId'], record?.requestId);
   assert.match(warnings[0]?.message ?? '', /no luck/);
+});
+
+test('fetching a version takes from the time of the call; too late, it does not run', async () => {
+  const fn = poolFunction('far', { timeoutMs: 300 });
+  const handled: number[] = [];
+  const handler: Handler = (request) => {
+    handled.push(request.timeoutMs);
+    return echo(request);
+  };
+  const { fetched } = await host([{ fn, handler }]);
+  fetched.ms = 100;
+  await call('far');
+  assert.ok((handled[0] ?? 300) <= 210, String(handled[0]));
+  fetched.ms = 310;
+  assert.equal(errorOf(await call('far')).code, 'function.timeout');
+  assert.equal(handled.length, 1);
+});
+
+test('an instance found in the moment of a cancellation goes back unused', async () => {
+  const { dispatcher, pool } = await host([{ fn: poolFunction('late'), handler: echo }]);
+  const found = Promise.withResolvers<void>();
+  const acquire = pool.acquire.bind(pool);
+  pool.acquire = (fn) => found.promise.then(() => acquire(fn));
+  const reply = call('late', { headers: { 'Hatch-Request-Id': 'r1' } });
+  while (dispatcher.inFlight < 1) await caller.flush();
+  assert.equal(dispatcher.cancel('r1'), 1);
+  found.resolve();
+  assert.equal(errorOf(await reply).code, 'request.cancelled');
+  assert.deepEqual([pool.released.length, pool.instances[0]?.calls], [1, 0]);
 });
 
 test('two hosts in the queue group serve each message once', async () => {

@@ -65,6 +65,7 @@ export async function startFakeHost(
       pool,
       log,
       images: noImages,
+      cancelCalls: (requestId) => dispatcher.cancel(requestId),
       findTrace: (requestId) => parts.traces.get(requestId),
       findLogs: ({ functionName }) => parts.logs.filter((one) => one.functionName === functionName),
       status: () => ({

@@ -24,6 +24,7 @@ export function poolFunction(name: string, changes: Partial<PoolFunction> = {}):
     cpuWeight: 100,
     pidsMax: 64,
     timeoutMs: 5000,
+    graceMs: 250,
     concurrency: 1,
     instancesMax: 4,
     keepAlive: { policy: 'fixed', keepMs: 1000 },
@@ -41,6 +42,7 @@ export class FakeInstance implements Instance {
   /** What the next look finds. */
   copied: CopyUp[] = [];
   readonly #handler: Handler;
+  readonly #calls = new Map<string, (reason: HatchError) => void>();
 
   constructor(id: string, fn: PoolFunction, handler: Handler) {
     this.id = id;
@@ -50,7 +52,14 @@ export class FakeInstance implements Instance {
 
   async call(request: CallRequest): Promise<CallResult> {
     this.calls += 1;
-    return await this.#handler(request, this.fn);
+    const cancelled = Promise.withResolvers<never>();
+    this.#calls.set(request.requestId, cancelled.reject);
+    const result = Promise.resolve(this.#handler(request, this.fn));
+    return await Promise.race([result, cancelled.promise]);
+  }
+
+  cancel(requestId: string, reason: HatchError): void {
+    this.#calls.get(requestId)?.(reason);
   }
 
   copyUps(): Promise<CopyUp[]> {

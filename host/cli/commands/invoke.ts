@@ -1,9 +1,9 @@
 import { readFile } from 'node:fs/promises';
 import { buffer } from 'node:stream/consumers';
-import { errors, headers } from '@nats-io/nats-core';
+import { errors, headers, nuid } from '@nats-io/nats-core';
 import type { Msg, MsgHdrs, NatsConnection } from '@nats-io/nats-core';
 import { HatchError, messageOf } from '../../base/errors.ts';
-import { errorIn } from '../../dispatch/control-client.ts';
+import { ControlClient, errorIn } from '../../dispatch/control-client.ts';
 import { functionSubject, parseFunctionSubject } from '../../function/record.ts';
 import { count, required, UsageError } from '../command.ts';
 import type { Command, CommandContext } from '../command.ts';
@@ -12,11 +12,14 @@ import { duration } from '../output.ts';
 /** The longest time limit that a function may have, and something for the way. */
 const waitMsMax = 900_000 + 10_000;
 const waySlackMs = 5000;
+/** After Ctrl-C the hosts have so long to answer, from the first one on the second. */
+const cancelTimes = { timeoutMs: 1000, quietMs: 150 };
+const requestIdHeader = 'Hatch-Request-Id';
 
 export const invokeCommand: Command = {
   name: 'invoke',
   usage: 'NAME[.VERSION-OR-ALIAS] [PAYLOAD | - | @FILE]',
-  summary: 'Call a function: the result on stdout, how it went on stderr',
+  summary: 'Call a function: the result on stdout, how it went on stderr; Ctrl-C cancels the call',
   examples: [
     `hatch invoke hello '{"name":"world"}'`,
     'cat page.md | hatch invoke markdown.live -',
@@ -33,7 +36,7 @@ export const invokeCommand: Command = {
   },
   positionals: { min: 1, max: 2 },
   async run(context) {
-    const { output, positionals, values } = context;
+    const { output, positionals, values, signal } = context;
     const subject = subjectOf(required(positionals, 0));
     const timeoutMs = count(values, 'timeout');
     const all = headersOf(values['header'], timeoutMs);
@@ -41,7 +44,7 @@ export const invokeCommand: Command = {
     const connection = await context.connect();
     const reply = await output.progress(
       `Waiting for ${subject}`,
-      call(connection, { subject, payload, headers: all, timeoutMs }),
+      call(connection, { subject, payload, headers: all, timeoutMs, signal }),
     );
     const error = errorIn(reply);
     if (error !== undefined) throw error;
@@ -56,9 +59,10 @@ async function call(
     payload: Uint8Array;
     headers: MsgHdrs;
     timeoutMs: number | undefined;
+    signal: AbortSignal;
   },
 ): Promise<Msg> {
-  const { subject, payload, headers: all, timeoutMs } = request;
+  const { subject, payload, headers: all, timeoutMs, signal } = request;
   const bytesMax = connection.info?.max_payload ?? Infinity;
   if (payload.length > bytesMax) {
     throw new HatchError(
@@ -67,9 +71,17 @@ async function call(
     );
   }
   const timeout = timeoutMs === undefined ? waitMsMax : timeoutMs + waySlackMs;
+  const cancelling = Promise.withResolvers<never>();
+  const onAbort = (): void => {
+    void cancel(connection, all.get(requestIdHeader)).then(cancelling.reject);
+  };
+  signal.addEventListener('abort', onAbort);
+  if (signal.aborted) throw cancelled();
   try {
-    return await connection.request(subject, payload, { headers: all, timeout });
+    const reply = connection.request(subject, payload, { headers: all, timeout });
+    return await Promise.race([reply, cancelling.promise]);
   } catch (cause) {
+    if (cause instanceof HatchError) throw cause;
     const isNobody =
       cause instanceof errors.NoRespondersError ||
       (cause instanceof Error && cause.cause instanceof errors.NoRespondersError);
@@ -79,7 +91,20 @@ async function call(
       'Cannot reach a host: none is connected to this NATS server, start one with "hatch up"',
       { cause },
     );
+  } finally {
+    signal.removeEventListener('abort', onAbort);
   }
+}
+
+/** The call's own reply comes first where its host has heard of this. */
+async function cancel(connection: NatsConnection, requestId: string): Promise<HatchError> {
+  const client = new ControlClient(connection);
+  await client.askAll('cancel', { requestId }, cancelTimes).catch(() => undefined);
+  return cancelled();
+}
+
+function cancelled(): HatchError {
+  return new HatchError('request.cancelled', 'The call was cancelled; no host has confirmed it');
 }
 
 function printReply({ output }: CommandContext, reply: Msg): void {
@@ -112,6 +137,8 @@ function headersOf(given: unknown, timeoutMs: number | undefined): MsgHdrs {
     all.append(key, value);
   }
   if (timeoutMs !== undefined) all.set('Hatch-Timeout-Ms', String(timeoutMs));
+  // By its id a call is cancelled.
+  if (!all.has(requestIdHeader)) all.set(requestIdHeader, nuid.next());
   return all;
 }
 

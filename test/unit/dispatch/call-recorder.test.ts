@@ -23,6 +23,7 @@ function instance(looks: CopyUp[][]): Instance & { looks: number } {
     id: 'i1',
     looks: 0,
     call: () => Promise.reject(new Error('not called here')),
+    cancel: () => undefined,
     copyUps() {
       this.looks += 1;
       const found = looks.shift();

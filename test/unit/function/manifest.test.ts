@@ -23,6 +23,7 @@ test('a manifest of name and entry gets every default', () => {
     cpuWeight: 100,
     pidsMax: 64,
     timeoutMs: 30_000,
+    graceMs: 250,
     concurrency: 1,
     instancesMax: 32,
     parked: 0,

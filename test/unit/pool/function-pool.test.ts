@@ -107,6 +107,31 @@ test('the queue is bounded, in number and in time', async () => {
   assert.equal(pool.waiting, 0);
 });
 
+test('a call that is cancelled while it waits leaves the queue at once', async () => {
+  const { pool, nextStart } = open({ instancesMax: 1 }, 2);
+  const cancelling = new AbortController();
+  const reason = new HatchError('request.cancelled', 'Not wanted any more');
+  const cancelled = pool.acquire({ ...wait, signal: cancelling.signal });
+  const other = pool.acquire(wait);
+  cancelling.abort(reason);
+  await assert.rejects(cancelled, reason);
+  assert.equal(pool.waiting, 1);
+  (await nextStart()).succeed();
+  await other;
+});
+
+test('a cancellation that comes after the instance concerns nobody who waits', async () => {
+  const { pool, nextStart } = open({ instancesMax: 1 });
+  const cancelling = new AbortController();
+  const first = pool.acquire({ ...wait, signal: cancelling.signal });
+  (await nextStart()).succeed();
+  const acquired = await first;
+  const second = pool.acquire(wait);
+  cancelling.abort(new HatchError('request.cancelled', 'Too late'));
+  pool.release(acquired);
+  assert.equal((await second).instance, acquired.instance);
+});
+
 test('no more instances than the function may have', async () => {
   const { pool, starts } = open({ instancesMax: 2 });
   const waiting = [1, 2, 3, 4].map(() => pool.acquire(wait));
@@ -195,6 +220,26 @@ test('an overdue call keeps its slot until it ends', async () => {
   assert.equal(await settled(second), false);
   sandboxOf(acquired.instance).answer();
   assert.equal((await second).instance, acquired.instance);
+});
+
+test('a cancelled call fails at once, and keeps its slot until it ends', async () => {
+  const { pool, nextStart } = open({ instancesMax: 1, concurrency: 2 });
+  const both = [pool.acquire(wait), pool.acquire(wait)];
+  (await nextStart()).succeed();
+  const [{ instance }] = (await Promise.all(both)) as [Acquired, Acquired];
+  const reason = new HatchError('request.cancelled', 'Not wanted any more');
+  const cancelled = instance.call(request(5000));
+  const other = instance.call({ ...request(5000), requestId: 'other' });
+  instance.cancel('r', reason);
+  instance.cancel('r', reason);
+  await assert.rejects(cancelled, reason);
+  assert.deepEqual(sandboxOf(instance).cancelled, [1]);
+  pool.release({ instance, start: 'hot', startRecord: undefined });
+  assert.equal(pool.tryAcquire(), undefined);
+  sandboxOf(instance).answer();
+  sandboxOf(instance).answer();
+  await other;
+  assert.equal(pool.tryAcquire()?.instance, instance);
 });
 
 test('a call that does not heed its time ends the instance, and what ran beside it', async () => {

@@ -45,7 +45,7 @@ test('the signal aborts when the time is up, once, with a TimeoutError', async (
   signal.addEventListener('abort', () => aborts++);
   assert.equal(signal.aborted, false);
   await sleep(40);
-  context.abort();
+  context.abort('caller');
   assert.equal(aborts, 1);
   assert.ok(signal.reason instanceof DOMException && signal.reason.name === 'TimeoutError');
   assert.equal(context.signal, signal);
@@ -53,8 +53,10 @@ test('the signal aborts when the time is up, once, with a TimeoutError', async (
 
 test('who first looks at the signal after the abort finds it aborted', () => {
   const context = contextOf(10_000);
-  context.abort();
-  assert.equal(context.signal.aborted, true);
+  context.abort('caller');
+  const { signal } = context;
+  assert.equal(signal.aborted, true);
+  assert.ok(signal.reason instanceof DOMException && signal.reason.name === 'AbortError');
   assert.equal(context.timedOut, true);
 });
 

@@ -206,7 +206,7 @@ test('what is written to a channel after its end does no harm', async (context) 
   const call = channel.call(metadata, Buffer.alloc(0), () => undefined);
   channel.close(new HatchError('host.draining', 'Enough'));
   channel.close(new HatchError('internal.bug', 'The first reason stays'));
-  channel.cancel(1);
+  channel.cancel(1, 'caller');
   await assert.rejects(call, { code: 'host.draining' });
   await assert.rejects(channel.parked, { code: 'host.draining' });
 });
