@@ -3,6 +3,7 @@ import type { OptionalLimits } from './cgroup/cgroup.ts';
 import type { Check } from './dispatch/control-api.ts';
 import { checkKernel } from './dispatch/kernel-checks.ts';
 import type { Engine } from './engine.ts';
+import { oomScore, ownOomScore } from './sys/oom-score.ts';
 
 /** What a host cannot do without was exercised when it started. */
 export function examineHost(engine: Engine): Promise<Check[]> {
@@ -21,6 +22,7 @@ export function examineHost(engine: Engine): Promise<Check[]> {
     ...checkKernel(),
     forking,
     limits(optionalLimits),
+    outOfMemory(ownOomScore()),
     ok('isolation', 'seven namespaces, user entered last; no capabilities, no_new_privs'),
     ok('system calls', 'allowlist "node"'),
     ok('root file system', 'overlay on idmapped layers, upper in memory'),
@@ -43,6 +45,13 @@ export function limits({ cpuBurst, memoryHigh, io }: OptionalLimits): Check {
     status: 'warn',
     detail: `cpu, memory and pids, but not ${missing.join(', ')}`,
   };
+}
+
+/** Functions go first in any case: their score is theirs to raise. */
+export function outOfMemory(hostScore: number): Check {
+  if (hostScore <= oomScore.host) return ok('out of memory', 'functions go first, the host last');
+  const detail = `functions go first, but the host has a score of ${hostScore}: it needs`;
+  return { name: 'out of memory', status: 'warn', detail: `${detail} CAP_SYS_RESOURCE to go last` };
 }
 
 function ok(name: string, detail: string): Check {

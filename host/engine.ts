@@ -20,6 +20,7 @@ import { compileProfile, stageProfile } from './security/security.ts';
 import { MemoryScratch } from './storage/memory-scratch.ts';
 import { OverlayDriver } from './storage/overlay.ts';
 import type { StorageDriver } from './storage/storage-driver.ts';
+import { oomScore, setOomScore } from './sys/oom-score.ts';
 import {
   attachMount,
   cloneMount,
@@ -70,6 +71,8 @@ export async function openEngine(
   onNotice: (message: string) => void,
 ): Promise<Engine> {
   await using opened = new AsyncDisposableStack();
+  // Before the zygote, which inherits it. Where it is not allowed, functions still go first.
+  setOomScore(oomScore.host);
   const directory = (name: string): string => makeDirectory(config.stateDirectory, name);
   // Nothing of a run is worth keeping: an idle mount point, an empty directory.
   rmSync(join(config.stateDirectory, 'run'), { recursive: true, force: true });

@@ -8,6 +8,7 @@ import { messageOf } from '../host/base/errors.ts';
 import type { FdRole, ZygoteSetup } from '../host/protocol/zygote.ts';
 import { adoptEventLoop, exitNow, fork, openPidFd, renewRandomness } from '../host/sys/fork.ts';
 import { joinNamespace, namespaceFlag, unshare } from '../host/sys/namespace.ts';
+import { oomScore, setOomScore } from '../host/sys/oom-score.ts';
 import {
   becomeSessionLeader,
   currentPid,
@@ -76,6 +77,7 @@ function becomePair({ setup, libuv, fds }: BlankOptions): void {
   // A key in the zygote's session keyring would be every function's.
   joinNewSessionKeyring();
   setUmask(0o022);
+  setOomScore(isFunction ? oomScore.function : oomScore.init);
   if (isFunction) {
     const blank = { socket: invoke, link: functionLink, seccomp };
     failLoudly(() => becomeFunction(blank, setup));

@@ -11,6 +11,7 @@ import { closeSync, readFileSync, writeSync } from 'node:fs';
 import { encodeJsonFrame, frameType } from '../host/protocol/frame.ts';
 import type { ContainerIdentity, ZygoteSetup } from '../host/protocol/zygote.ts';
 import { exitNow, openPidFd } from '../host/sys/fork.ts';
+import { oomScore, setOomScore } from '../host/sys/oom-score.ts';
 import { blockAllSignals, openSignalFd, setDumpable } from '../host/sys/process.ts';
 import { loadSeccompFilter } from '../host/sys/seccomp-filter.ts';
 import type { Assigned } from './exec-zygote.ts';
@@ -44,6 +45,7 @@ export function bootCommand({ setup, identity, joinCount }: Boot): [string, ...s
     // Each process moves itself: see `container.ts`.
     ...joinFds.map((fd) => `echo 0 >/proc/self/fd/${fd} && exec ${fd}>&- || exit 125`),
     'mount -t proc -o nosuid,nodev,noexec proc /proc || exit 125',
+    `echo ${oomScore.init} >/proc/self/oom_score_adj`,
     `ulimit -c 0; ulimit -n ${setup.openFilesMax}`,
     'exec "$@"',
   ].join('\n');
@@ -105,6 +107,7 @@ export function bootInit(): void {
 /** The function process: waits until its root is in place, then loads the function. */
 export function bootFunction(): void {
   const [invoke, assign] = [3, 4] as const;
+  setOomScore(oomScore.function);
   verifyDropped();
   installOutput();
   installStackTraces();

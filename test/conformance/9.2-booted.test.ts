@@ -4,7 +4,7 @@ import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { View } from '../functions/probe/handler.ts';
-import { namespacesOf, startProbe, uidBaseOf } from '../support/containers.ts';
+import { namespacesOf, oomScoreOf, startProbe, uidBaseOf } from '../support/containers.ts';
 import { hostForFile } from '../support/file-host.ts';
 import { assertPath, fresh, kept } from './start-paths.ts';
 
@@ -37,6 +37,7 @@ test('9.2 a booted instance has the walls of a forked one', async () => {
   const host = getHost();
   const probe = await startProbe(host, 'walls');
   const view = await probe.ask<View>({ do: 'view' });
+  assert.deepEqual([probe.initPid, probe.functionPid].map(oomScoreOf), [300, 600]);
   // Node.js starts threads of its own first: their ids come before the function's.
   assert.deepEqual([view.pids, view.uid], [[1, view.pid], 1000]);
   assert.deepEqual([view.interfaces, view.hostname], [['lo'], probe.instanceId]);

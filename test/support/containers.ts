@@ -6,19 +6,37 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import type { ProbeRequest, RunResult } from '../functions/probe/handler.ts';
 import { detectCgroupLayout } from '../../host/cgroup/cgroup.ts';
+import { fieldOf } from '../../host/cgroup/control-files.ts';
 import type { CallOptions, TestHost } from './host.ts';
 
 const cgroupRoot = '/sys/fs/cgroup';
 
+/** Who knows where the groups of its instances are. */
+type GroupParent = Pick<TestHost, 'cgroupParent'>;
+
 /** The directory of an instance's control group, on v1 the one of the given controller. */
-export function cgroupOf(host: TestHost, instanceId: string, controller: string): string {
+export function cgroupOf(host: GroupParent, instanceId: string, controller: string): string {
   const hierarchy = detectCgroupLayout() === 'v2' ? '.' : controller;
   return join(cgroupRoot, hierarchy, host.cgroupParent, instanceId);
 }
 
+/** CPU time that an instance has used since it started. */
+export function cpuUsageUs(host: GroupParent, instanceId: string): number {
+  const group = cgroupOf(host, instanceId, 'cpuacct');
+  if (detectCgroupLayout() === 'v2')
+    return fieldOf(readFileSync(join(group, 'cpu.stat'), 'utf8'), 'usage_usec');
+  return Number(readFileSync(join(group, 'cpuacct.usage'), 'utf8')) / 1000;
+}
+
+/** Bytes charged to an instance; to all together with an empty id. */
+export function memoryInUse(host: GroupParent, instanceId: string): number {
+  const file = detectCgroupLayout() === 'v2' ? 'memory.current' : 'memory.usage_in_bytes';
+  return Number(readFileSync(join(cgroupOf(host, instanceId, 'memory'), file), 'utf8'));
+}
+
 /** All processes of an instance by their ids outside and inside; PID 1 and the function first. */
 export function processesOf(
-  host: TestHost,
+  host: GroupParent,
   instanceId: string,
 ): { hostPid: number; nsPid: number }[] {
   const file = join(cgroupOf(host, instanceId, 'pids'), 'cgroup.procs');
@@ -110,6 +128,11 @@ export function uidBaseOf(pid: number): number {
   const map = readFileSync(`/proc/${pid}/uid_map`, 'utf8').trim().split(/\s+/).map(Number);
   assert.deepEqual([map[0], map[2], map.length], [0, 65_536, 3]);
   return map[1] ?? 0;
+}
+
+/** The higher, the sooner it goes when the machine is out of memory. */
+export function oomScoreOf(pid: number | 'self'): number {
+  return Number(readFileSync(`/proc/${pid}/oom_score_adj`, 'utf8'));
 }
 
 export function isAlive(pid: number): boolean {
