@@ -43,6 +43,7 @@ const memoryBytesMin = 1024 * 1024;
 const cpuCoresMin = 1000 / cpuPeriodUs;
 const cpuCoresMax = 1_000_000;
 const cpuWeightMax = 10_000;
+const defaultShares = 1024;
 const sharesMin = 2;
 const sharesMax = 262_144;
 /** PID_MAX_LIMIT of the kernel. */
@@ -97,14 +98,12 @@ export function weightOfShares(shares: number): number {
   return Math.ceil(10 ** ((log * log + 125 * log) / 612 - 7 / 34));
 }
 
-/** The inverse: the largest shares that `weightOfShares` turns into this weight. */
+/**
+ * v2 weight as v1 shares, in proportion: both kernels divide a CPU by the ratio of the numbers, so
+ * twice the weight has to be twice the shares. The inverse of the curve would be 2.4 times.
+ */
 export function sharesOfWeight(weight: number): number {
-  if (weight <= 1) return sharesMin;
-  if (weight >= cpuWeightMax) return sharesMax;
-  const constant = 612 * (Math.log10(weight) + 7 / 34);
-  const log = (Math.sqrt(125 * 125 + 4 * constant) - 125) / 2;
-  // Rounding errors must not turn an exact 1024 into 1023.
-  return Math.floor(2 ** log + 1e-6);
+  return Math.round((weight * defaultShares) / defaultCpuWeight);
 }
 
 function isWhole(value: number, min: number, max = Number.MAX_SAFE_INTEGER): boolean {

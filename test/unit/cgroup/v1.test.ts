@@ -60,7 +60,7 @@ describe('cgroup v1', () => {
       'memory/hatchery-x/a/memory.memsw.limit_in_bytes=67108864',
       'pids/hatchery-x/a/pids.max=32',
       'cpu/hatchery-x/a/cpu.cfs_quota_us=50000',
-      'cpu/hatchery-x/a/cpu.shares=521',
+      'cpu/hatchery-x/a/cpu.shares=604',
     ]);
     assert.equal(group.joinFds.length, 5);
     await group.remove();
