@@ -18,6 +18,7 @@ import {
   detachMount,
   mountAttribute,
   pivotRootHere,
+  tmpfsSize,
 } from '../host/sys/mount.ts';
 import {
   changeDirectoryTo,
@@ -74,10 +75,7 @@ export function makeMounts(tmpfsBytes: number): Mounts {
   const tmpfs = (mode: string): number =>
     createMount({
       type: 'tmpfs',
-      options: [
-        { key: 'size', value: String(tmpfsBytes) },
-        { key: 'mode', value: mode },
-      ],
+      options: [...tmpfsSize(tmpfsBytes), { key: 'mode', value: mode }],
       attributes: noSuid | noDev,
     });
   return [

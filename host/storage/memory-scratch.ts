@@ -9,13 +9,12 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { ReadyStock } from '../base/ready-stock.ts';
 import { isErrno } from '../sys/errors.ts';
-import { attachMount, createMount, detachMount, mountAttribute } from '../sys/mount.ts';
+import { attachMount, createMount, detachMount, mountAttribute, tmpfsSize } from '../sys/mount.ts';
 import type { Scratch, ScratchSpace } from './scratch.ts';
 
 const closeInBackground = promisify(close);
-const inodesMin = 4096;
-// An inode costs the kernel about 1 KiB that `size` does not count: one for each 4 KiB of it.
-const bytesPerInode = 4096;
+/** Enough to ask the kernel something. */
+const smallestBytes = 4096;
 
 export interface MemoryScratchOptions {
   /** The limit of each root. */
@@ -106,21 +105,16 @@ async function release({ fd, mountPoint }: Tmpfs): Promise<void> {
 }
 
 function mountTmpfs(sizeBytes: number): number {
-  const inodes = Math.max(inodesMin, Math.ceil(sizeBytes / bytesPerInode));
   return createMount({
     type: 'tmpfs',
-    options: [
-      { key: 'size', value: String(sizeBytes) },
-      { key: 'nr_inodes', value: String(inodes) },
-      { key: 'mode', value: '0700' },
-    ],
+    options: [...tmpfsSize(sizeBytes), { key: 'mode', value: '0700' }],
     attributes: mountAttribute.noSuid | mountAttribute.noDev,
   });
 }
 
 /** Found out by joining two directories; whatever else is wrong shows when a root is made. */
 function overlayTakesDetached(): boolean {
-  const fd = mountTmpfs(bytesPerInode);
+  const fd = mountTmpfs(smallestBytes);
   try {
     const layers = ['a', 'b'].map((name) => `/proc/self/fd/${fd}/${name}`);
     for (const layer of layers) mkdirSync(layer);

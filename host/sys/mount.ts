@@ -35,6 +35,9 @@ export type MountOption =
   | { key: string; value: string }
   | { key: string; fd: number };
 
+const tmpfsInodesMin = 4096;
+const tmpfsBytesPerInode = 4096;
+
 const fsopen = numberedSyscall<[string, number]>(
   { name: 'fsopen', number: callNumber.fsopen, parameters: 'const char *type, unsigned int flags' },
   (type) => `"${type}"`,
@@ -203,6 +206,18 @@ export function detachMount(path: string): void {
 /** pivot_root(2) with both arguments ".": the old root ends up mounted over the new one. */
 export function pivotRootHere(): void {
   pivotRootCall('.', '.');
+}
+
+/**
+ * Options of a tmpfs that limit what it takes. An inode costs the kernel about 1 KiB that `size`
+ * does not count: so there is one for each 4 KiB of it, and some for a small one.
+ */
+export function tmpfsSize(sizeBytes: number): MountOption[] {
+  const inodes = Math.max(tmpfsInodesMin, Math.ceil(sizeBytes / tmpfsBytesPerInode));
+  return [
+    { key: 'size', value: String(sizeBytes) },
+    { key: 'nr_inodes', value: String(inodes) },
+  ];
 }
 
 function configure(context: number, option: MountOption): void {

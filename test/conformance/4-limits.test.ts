@@ -1,14 +1,13 @@
 /** An instance's limits hold, and reaching one is nobody else's trouble. */
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { detectCgroupLayout } from '../../host/cgroup/cgroup.ts';
-import { fieldOf } from '../../host/cgroup/control-files.ts';
 import type { RunResult, View } from '../functions/probe/handler.ts';
-import { cgroupOf, isAlive, startProbe, type Probe } from '../support/containers.ts';
+import { cgroupOf, cpuUsageUs, isAlive, startProbe, type Probe } from '../support/containers.ts';
 import { hostForFile } from '../support/file-host.ts';
+import { slowness } from '../support/slowness.ts';
 
 const getHost = hostForFile();
 const MiB = 2 ** 20;
@@ -27,20 +26,14 @@ for (const [name, work] of Object.entries({
     const probe = await startProbe(host, name.replace(' ', '-'), { cpu: 0.5 });
     const working = work(probe);
     await sleep(500);
-    const beforeUs = cpuUsageUs(probe);
+    const beforeUs = cpuUsageUs(host, probe.instanceId);
     const before = performance.now();
     await sleep(measuredMs);
-    const coresUsed = (cpuUsageUs(probe) - beforeUs) / 1000 / (performance.now() - before);
+    const coresUsed =
+      (cpuUsageUs(host, probe.instanceId) - beforeUs) / 1000 / (performance.now() - before);
     await working;
     assert.ok(Math.abs(coresUsed - 0.5) <= 0.05, `${coresUsed.toFixed(3)} cores`);
   });
-
-function cpuUsageUs(probe: Probe): number {
-  const group = cgroupOf(getHost(), probe.instanceId, 'cpuacct');
-  if (detectCgroupLayout() === 'v2')
-    return fieldOf(readFileSync(join(group, 'cpu.stat'), 'utf8'), 'usage_usec');
-  return Number(readFileSync(join(group, 'cpuacct.usage'), 'utf8')) / 1000;
-}
 
 test('4.3 past its memory an instance ends by the kernel, its sibling does not', async () => {
   const host = getHost();
@@ -116,6 +109,31 @@ test('4.5 a fork bomb is told EAGAIN while the host serves others', async () => 
   await waitFor(async () => (await bomb.ask<View>({ do: 'view' })).pids.length === 2);
   assert.deepEqual(await host.instancesOf('bomb'), [bomb.instanceId]);
 });
+
+test('4.5 when its call times out, nothing of a fork bomb is left within a second', async () => {
+  const host = getHost();
+  const probe = await startProbe(host, 'lasting-bomb', { pidsMax: 64, timeoutMs: 1500 });
+  const bomb = { do: 'run', command: ['/function/probe', 'fork-bomb', '60'] };
+  const reply = await host.call('lasting-bomb', bomb);
+  const endedMs = performance.now();
+  assert.equal(reply.error?.code, 'function.timeout', reply.error?.message);
+  const group = cgroupOf(host, probe.instanceId, 'pids');
+  await waitFor(() => !existsSync(group));
+  const leftForMs = performance.now() - endedMs;
+  assert.ok(leftForMs < 1000 * slowness, `${leftForMs} ms`);
+  assert.ok(host.alive);
+});
+
+for (const directory of ['/tmp', '/dev/shm'])
+  test(`4.5 files without content fill ${directory}, not the memory`, async () => {
+    const probe = await startProbe(getHost(), `files-in${directory.replaceAll('/', '-')}`);
+    const script = `for (let i = 0; ; i++) fs.writeFileSync('${directory}/' + i, '')`;
+    const command = ['/usr/local/bin/node', '-e', script];
+    const { status, stderr } = await probe.ask<RunResult>({ do: 'run', command });
+    assert.equal(status, 1);
+    assert.match(stderr, /ENOSPC: no space left on device/);
+    assert.ok(isAlive(probe.functionPid));
+  });
 
 async function waitFor(condition: () => boolean | Promise<boolean>): Promise<void> {
   const deadline = performance.now() + 5000;
