@@ -11,7 +11,7 @@ import type { TestHost } from '../support/host.ts';
 const getHost = hostForFile();
 const MiB = 2 ** 20;
 
-test('4.4 functions are the first to go, PID 1 the next, the host and its zygote the last', async () => {
+test('4.4 functions are the first to go, PID 1 is next, host and zygote are the last', async () => {
   const host = getHost();
   const { initPid, functionPid } = await startProbe(host, 'ordered');
   const zygotePid = Number(statusOf(initPid, 'PPid'));
