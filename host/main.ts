@@ -14,6 +14,7 @@ import { LocalFunctions } from './dispatch/local-functions.ts';
 import { startNatsServer } from './dispatch/nats-server.ts';
 import { examineHost } from './doctor.ts';
 import { openEngine, type Engine } from './engine.ts';
+import { thisMachine } from './function/limit-fields.ts';
 import { FunctionRegistry } from './function/registry.ts';
 import { tryLockFile } from './sys/file-lock.ts';
 import { executeInOwnMounts, hasOwnMounts } from './sys/own-mounts.ts';
@@ -165,6 +166,7 @@ async function serve({ config, log, engine, connection, opened }: Serving): Prom
     functions,
     pool,
     images: layers,
+    machine: thisMachine(engine.optionalLimits),
     log,
     cancelCalls: (requestId) => dispatcher.cancel(requestId),
     findTrace: (requestId) => telemetry.traces.find(requestId),

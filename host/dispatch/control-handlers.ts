@@ -1,7 +1,8 @@
 /** What each control verb does, in terms of the parts of the host. */
 import type { CallRecord, LogRecord } from '../base/channels.ts';
 import { HatchError } from '../base/errors.ts';
-import { parseManifest } from '../function/manifest.ts';
+import type { Machine } from '../function/limit-fields.ts';
+import { parseManifest, refuseBeyondMachine } from '../function/manifest.ts';
 import type { FunctionRegistry } from '../function/registry.ts';
 import type { LayerStore, StoredImage } from '../image/layer-store.ts';
 import type { Check, ControlAnswer } from './control-api.ts';
@@ -10,6 +11,8 @@ import { deploy } from './deploy.ts';
 import type { DeployParts } from './deploy.ts';
 
 export interface ControlParts extends DeployParts {
+  /** What limits can be had here. */
+  machine: Machine;
   registry: DeployParts['registry'] &
     Pick<FunctionRegistry, 'list' | 'versions' | 'remove' | 'rollback' | 'setAlias'>;
   images: Pick<LayerStore, 'images' | 'image' | 'importLayout' | 'usage' | 'pin' | 'unpin'> &
@@ -65,6 +68,7 @@ function functionHandlers(
     },
     deploy: async (request) => {
       const manifest = parseManifest(request.manifest);
+      refuseBeyondMachine(manifest, parts.machine);
       const done = await deploy(parts, { ...request, manifest });
       const { version, previousVersion, startRecord } = done;
       const previous = previousVersion === undefined ? {} : { previousVersion };

@@ -6,6 +6,12 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { HatchError, messageOf } from '../base/errors.ts';
+import {
+  beyondMachine,
+  contradictions,
+  type Machine,
+  optionalLimitFields,
+} from './limit-fields.ts';
 
 /** A manifest with every default filled in. Sizes in MiB, times in milliseconds, cpu in cores. */
 export type FunctionManifest = Omit<
@@ -51,9 +57,13 @@ export function parseManifest(value: unknown): FunctionManifest {
   if (keepAlive !== undefined && keepAliveMs !== undefined)
     throw invalid([{ path: 'keepAliveMs', message: 'is said by keepAlive already' }]);
   const manifest = { ...rest, keepAlive: keepAlive ?? keepAliveOf(keepAliveMs) };
-  const problems = [...reservedNames(manifest), ...unsupported(manifest)];
-  if (problems.length > 0) throw invalid(problems);
+  refuse([...reservedNames(manifest), ...contradictions(manifest), ...unsupported(manifest)]);
   return manifest;
+}
+
+/** @throws HatchError `deploy.invalid` when a function's limits are more than this machine has */
+export function refuseBeyondMachine(manifest: FunctionManifest, machine: Machine): void {
+  refuse(beyondMachine(manifest, machine));
 }
 
 /** The JSON Schema of `function.json`, for editors: `functions/function.schema.json`. */
@@ -93,6 +103,7 @@ const manifestSchema = z.strictObject({
     .default([])
     .describe('Globs of further files to ship beside the bundle, from this folder or build.ts'),
   memoryMb: int(16, 65_536, 128).describe('Memory of one instance in MiB; more ends it'),
+  ...optionalLimitFields,
   cpu: z.number().min(0.01).max(256).default(1).describe('CPU quota of one instance in cores'),
   cpuWeight: int(1, 10_000, 100).describe('Share of the CPU when instances compete'),
   pidsMax: int(8, 32_768, 64).describe('Processes and threads of one instance, PID 1 included'),
@@ -197,6 +208,10 @@ function pathText(path: readonly PropertyKey[]): string {
     .map((part) => (typeof part === 'number' ? `[${part}]` : `.${String(part)}`))
     .join('')
     .replace(/^\./, '');
+}
+
+function refuse(problems: ManifestProblem[]): void {
+  if (problems.length > 0) throw invalid(problems);
 }
 
 function invalid(problems: ManifestProblem[]): HatchError {

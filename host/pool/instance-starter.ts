@@ -3,19 +3,17 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { nowNs } from '../base/clock.ts';
 import { channels, type StartPath, type StartRecord, type Step } from '../base/channels.ts';
 import { HatchError, messageOf, toHatchError } from '../base/errors.ts';
-import type { CgroupLimits } from '../cgroup/cgroup.ts';
 import type { Specialisation } from '../protocol/invoke.ts';
 import type { Output } from '../sandbox/function-channel.ts';
 import { Sandbox, type SandboxParts } from '../sandbox/sandbox.ts';
 import { Instance } from './instance.ts';
 import { ParkedContainers, type ParkedContainer } from './parked-containers.ts';
-import type { PoolFunction } from './pool-function.ts';
+import { limitsOf, type PoolFunction } from './pool-function.ts';
 
 /** By then a zygote's death is known, and requests wait for the next one. */
 const retryMs = 100;
 const lastWordsMax = 2000;
 const startTimeoutMs = 30_000;
-const MiB = 2 ** 20;
 
 export interface InstanceStarterOptions {
   parts: SandboxParts;
@@ -143,15 +141,6 @@ export class InstanceStarter {
   #newPath(): StartPath {
     return this.#options.mode() === 'fork' ? 'forked' : 'booted';
   }
-}
-
-function limitsOf(fn: PoolFunction): CgroupLimits {
-  return {
-    memoryBytes: fn.memoryMb * MiB,
-    cpuCores: fn.cpu,
-    cpuWeight: fn.cpuWeight,
-    pidsMax: fn.pidsMax,
-  };
 }
 
 function specialisationOf(fn: PoolFunction): Specialisation {

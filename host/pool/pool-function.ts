@@ -1,7 +1,10 @@
 /**
  * What the pool needs to know of one version of one function: plain data, made by who deploys it.
  */
+import type { CgroupLimits } from '../cgroup/cgroup.ts';
 import type { KeepAlivePolicy } from './policy/instance-demand.ts';
+
+const MiB = 2 ** 20;
 
 export interface PoolFunction {
   name: string;
@@ -11,10 +14,15 @@ export interface PoolFunction {
   /** Directory names in the layer store, bottom first. */
   layerDirectories: string[];
   memoryMb: number;
+  /** From here on it is slowed down; undefined means never. */
+  memoryHighMb?: number | undefined;
   /** Cores; undefined means no quota. */
   cpu: number | undefined;
+  /** Cores on top of `cpu` for one period, where less was used before. */
+  cpuBurst: number;
   cpuWeight: number;
   pidsMax: number;
+  io?: CgroupLimits['io'];
   timeoutMs: number;
   /** How long a call may go on after it was told to end, before its instance is killed. */
   graceMs: number;
@@ -31,6 +39,24 @@ export interface PoolFunction {
 /** Calls that one instance can take at a time. One that is never reused takes one in its life. */
 export function slotsOf(fn: Pick<PoolFunction, 'concurrency' | 'reuse'>): number {
   return fn.reuse === 'never' ? 1 : fn.concurrency;
+}
+
+/** The limits of one instance's control group. */
+export function limitsOf(
+  fn: Pick<
+    PoolFunction,
+    'memoryMb' | 'memoryHighMb' | 'cpu' | 'cpuBurst' | 'cpuWeight' | 'pidsMax' | 'io'
+  >,
+): CgroupLimits {
+  return {
+    memoryBytes: fn.memoryMb * MiB,
+    memoryHighBytes: fn.memoryHighMb === undefined ? undefined : fn.memoryHighMb * MiB,
+    cpuCores: fn.cpu,
+    cpuBurstCores: fn.cpuBurst,
+    cpuWeight: fn.cpuWeight,
+    pidsMax: fn.pidsMax,
+    io: fn.io,
+  };
 }
 
 export function functionKey(fn: { name: string; version: string }): string {

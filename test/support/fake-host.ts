@@ -6,6 +6,7 @@ import { controlHandlers } from '../../host/dispatch/control-handlers.ts';
 import { ControlServer } from '../../host/dispatch/control.ts';
 import { Dispatcher } from '../../host/dispatch/dispatcher.ts';
 import { LocalFunctions } from '../../host/dispatch/local-functions.ts';
+import { thisMachine } from '../../host/function/limit-fields.ts';
 import { FunctionRegistry } from '../../host/function/registry.ts';
 import { FakePool } from './fake-pool.ts';
 
@@ -65,6 +66,7 @@ export async function startFakeHost(
       pool,
       log,
       images: noImages,
+      machine: thisMachine({ cpuBurst: true, memoryHigh: true, io: true }),
       cancelCalls: (requestId) => dispatcher.cancel(requestId),
       findTrace: (requestId) => parts.traces.get(requestId),
       findLogs: ({ functionName }) => parts.logs.filter((one) => one.functionName === functionName),

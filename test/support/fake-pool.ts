@@ -21,6 +21,7 @@ export function poolFunction(name: string, changes: Partial<PoolFunction> = {}):
     layerDirectories: [],
     memoryMb: 128,
     cpu: 1,
+    cpuBurst: 0,
     cpuWeight: 100,
     pidsMax: 64,
     timeoutMs: 5000,

@@ -20,6 +20,7 @@ test('a manifest of name and entry gets every default', () => {
     files: [],
     memoryMb: 128,
     cpu: 1,
+    cpuBurst: 0,
     cpuWeight: 100,
     pidsMax: 64,
     timeoutMs: 30_000,
