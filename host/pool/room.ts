@@ -62,9 +62,14 @@ export class Room {
 
   /** The instance is made, and measured from now on until it has ended. */
   settle(grant: Grant, instance: Instance): void {
+    const { profile } = grant;
     this.free(grant);
-    this.#profiles.set(instance, grant.profile);
-    this.#measure(instance, grant.profile);
+    this.#budget.charge(instance, profile.memoryBytes);
+    this.#profiles.set(instance, profile);
+    // The kernel takes a tenth of a start to tell: the call that waits goes first.
+    setImmediate(() => {
+      if (this.#profiles.has(instance)) this.#measure(instance, profile);
+    });
     void instance.sandbox.ended.then(() => this.#forget(instance));
   }
 
