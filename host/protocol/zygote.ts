@@ -13,15 +13,15 @@ export type FdRole =
   | 'joinCgroup';
 
 export type ZygoteRequest =
-  /** For a blank pair, with `control`, `invoke` and `stdout`: each of the two waits for an order. */
+  /** For a blank pair, with `control`, `invoke` and `stdout`: both wait for an order. */
   | { type: 'fork'; id: number; fds: FdRole[] }
   /** For a container by a zygote that does not fork, with all descriptors. */
   | { type: 'boot'; id: number; fds: FdRole[]; container: ContainerIdentity }
   | { type: 'networkNamespace'; id: number };
 
 /**
- * What a blank pair becomes: the first message to PID 1 on its control socket, and to the function's
- * process on its invoke socket.
+ * What a blank pair becomes: the first message to PID 1 on its control socket, and to the
+ * function's process on its invoke socket.
  */
 export interface ContainerOrder {
   container: ContainerIdentity;

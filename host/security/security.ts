@@ -70,7 +70,7 @@ export function compileProfile(
 
 /** A profile in two programs that are in force together: the kernel does what the stricter says. */
 export interface StagedProfile {
-  /** Loaded once, in the zygote, and inherited: the profile, and what the setup of a start needs. */
+  /** Loaded once, in the zygote, and inherited: the profile, and what a start needs. */
   readonly base: Buffer;
   /** Loaded last in each process: refuses what only the setup needed. It is short. */
   readonly seal: Buffer;

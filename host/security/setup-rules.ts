@@ -1,4 +1,4 @@
-/** What a forked container still has to do itself, and its function may not: sealed off in between. */
+/** What a container still has to do itself, and its function may not: sealed off in between. */
 import type { ArgumentRule, ArgumentTest } from './profile.ts';
 
 const intMask = 0xffff_ffffn;

@@ -1,4 +1,4 @@
-/** Leaves gaps in the C heap, settles it, and says how many new blocks lie in gaps, before, after. */
+/** Leaves gaps in the C heap, settles it, and tells how many new blocks lie in gaps. */
 import { settleHeap } from '../../../host/sys/fork.ts';
 import { libraryFunction } from '../../../host/sys/libc.ts';
 
