@@ -165,7 +165,8 @@ export class LocalFunctions {
   }
 }
 
-function poolFunctionOf(version: FunctionVersion, layerDirectories: string[]): PoolFunction {
+/** What the pool has to know of a version whose layers are on this disk. */
+export function poolFunctionOf(version: FunctionVersion, layerDirectories: string[]): PoolFunction {
   const { manifest } = version;
   return {
     name: version.name,

@@ -1,7 +1,7 @@
 /**
  * Measures us and what one would take instead, in one run, in turns:
  *
- *     npm run bench -- start|call|density|burst|all [--json FILE] [--markdown FILE] [--quick]
+ *     npm run bench -- SCENARIO [--json FILE] [--markdown FILE] [--quick]
  *
  * Needs root. The ratios are what we quote: absolute times are the machine's.
  */
@@ -10,7 +10,9 @@ import { parseArgs } from 'node:util';
 import { measureBurst } from './burst.ts';
 import { measureCall } from './call.ts';
 import { measureDensity } from './density.ts';
+import { measureFairness } from './fairness.ts';
 import { writeIntoDocument } from './markdown.ts';
+import { measureMemory } from './memory.ts';
 import { printReport, writeReport, type Measured, type Options } from './report.ts';
 import { measureStart } from './start.ts';
 import { Worker } from './worker.ts';
@@ -20,6 +22,8 @@ const scenarios: Record<string, (options: Options) => Promise<Measured>> = {
   call: measureCall,
   density: measureDensity,
   burst: measureBurst,
+  fairness: measureFairness,
+  memory: measureMemory,
 };
 const names = [...Object.keys(scenarios), 'all'].join('|');
 const usage = `Usage: npm run bench -- ${names} [--json FILE] [--markdown FILE] [--quick]`;

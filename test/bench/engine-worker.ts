@@ -1,15 +1,23 @@
 /** A container engine without NATS around it: what is measured here is the start of instances. */
 import { createReadStream, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { freemem } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { loadConfig } from '../../host/config.ts';
 import { loadFunctionLayers } from '../../host/dispatch/function-layers.ts';
+import { poolFunctionOf } from '../../host/dispatch/local-functions.ts';
 import { openEngine, type Engine } from '../../host/engine.ts';
 import type { StartPath } from '../../host/base/channels.ts';
 import { bundleFunction } from '../../host/function/bundle.ts';
 import { readManifest } from '../../host/function/manifest.ts';
 import type { PoolFunction } from '../../host/pool/pool-function.ts';
+import {
+  type OpenedEngine,
+  contend,
+  fieldKB,
+  kBPerMB,
+  machineAvailableMB,
+  memoryOf,
+} from './instance-costs.ts';
 import { serve } from './worker.ts';
 
 export interface DensityResult {
@@ -20,11 +28,11 @@ export interface DensityResult {
   teardownMs: number;
 }
 
-const functionDirectory = join(import.meta.dirname, '../../functions/hello');
+const hello = join(import.meta.dirname, '../../functions/hello');
 const acquireTimeoutMs = 30_000;
 
 let opened:
-  | { engine: Engine; fn: PoolFunction; stateDirectory: string; parked: number }
+  | (OpenedEngine & { fn: PoolFunction; stateDirectory: string; parked: number })
   | undefined;
 
 const handlers = {
@@ -32,9 +40,10 @@ const handlers = {
   async open(options: {
     stateDirectory: string;
     parked: number;
+    functionDirectory: string | undefined;
     args: string[];
   }): Promise<string[]> {
-    const { stateDirectory, parked, args } = options;
+    const { stateDirectory, parked, functionDirectory = hello, args } = options;
     const config = loadConfig({
       args: [
         `--state-directory=${stateDirectory}`,
@@ -45,7 +54,8 @@ const handlers = {
       directory: stateDirectory,
     });
     const engine = await openEngine(config, (notice) => console.error(notice));
-    opened = { engine, fn: await loadHello(engine, stateDirectory), stateDirectory, parked };
+    const fn = await loadFunction(engine, functionDirectory, stateDirectory);
+    opened = { engine, fn, stateDirectory, parked, cgroupParent: config.cgroupParent };
     return engine.baseImage.layers.map(({ path }) => path);
   },
 
@@ -62,7 +72,7 @@ const handlers = {
 
   async density({ count, idleMs }: { count: number; idleMs: number }): Promise<DensityResult> {
     const { engine, fn } = theOpened();
-    const freeBytes = availableBytes();
+    const availableMB = machineAvailableMB();
     const startMs: number[] = [];
     for (let number = 0; number < count; number++) {
       const began = performance.now();
@@ -71,7 +81,7 @@ const handlers = {
     }
     // V8 tidies up some seconds after the last work, and by that makes shared pages its own.
     await sleep(idleMs);
-    const machineMB = (freeBytes - availableBytes()) / count / 1e6;
+    const machineMB = (availableMB - machineAvailableMB()) / count;
     const pids = containersOf(engine.zygote.state.pid);
     if (pids.length !== count) throw new Error(`${pids.length} containers live, not ${count}`);
     const all = pids.map((pid) => [pid, ...childrenOf(pid)]);
@@ -82,6 +92,27 @@ const handlers = {
     const left = all.flat().filter((pid) => existsSync(`/proc/${pid}`));
     if (left.length > 0) throw new Error(`${left.length} processes outlived the teardown`);
     return { startMs, pssMB, machineMB, teardownMs };
+  },
+
+  async contend(options: {
+    instances: Pick<PoolFunction, 'cpu' | 'cpuWeight'>[];
+    measuredMs: number;
+  }): Promise<number[]> {
+    const the = theOpened();
+    // The pool knows a function by its name: each limit has one of its own.
+    const wanted = options.instances.map((one) => {
+      const name = `spin-${one.cpuWeight}-${one.cpu ?? 'all'}`;
+      return { ...the.fn, ...one, name };
+    });
+    return await contend(the, wanted, options.measuredMs);
+  },
+
+  async memory(options: {
+    count: number;
+    idleMs: number;
+  }): Promise<Awaited<ReturnType<typeof memoryOf>>> {
+    const the = theOpened();
+    return await memoryOf(the, the.fn, options);
   },
 };
 
@@ -112,11 +143,15 @@ function theOpened(): NonNullable<typeof opened> {
   return opened;
 }
 
-async function loadHello(engine: Engine, stateDirectory: string): Promise<PoolFunction> {
-  const manifest = await readManifest(functionDirectory);
+async function loadFunction(
+  engine: Engine,
+  directory: string,
+  stateDirectory: string,
+): Promise<PoolFunction> {
+  const manifest = await readManifest(directory);
   const outputDirectory = mkdtempSync(join(stateDirectory, 'bundle-'));
   const { layer, layerFile, entryPath } = await bundleFunction({
-    directory: functionDirectory,
+    directory,
     manifest,
     outputDirectory,
   });
@@ -132,10 +167,7 @@ async function loadHello(engine: Engine, stateDirectory: string): Promise<PoolFu
   );
   rmSync(outputDirectory, { recursive: true });
   return {
-    ...manifest,
-    version: '1',
-    entry: entryPath,
-    layerDirectories: layers.directories,
+    ...poolFunctionOf(version, layers.directories),
     instancesMax: 10_000,
     keepAlive: { policy: 'fixed', keepMs: 86_400_000 },
     concurrency: 1,
@@ -156,11 +188,5 @@ function childrenOf(pid: number): number[] {
 
 /** In MB; shared pages count in parts. */
 function pssOf(pid: number): number {
-  const [, kB] = /^Pss:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8')) ?? [];
-  return (Number(kB) * 1024) / 1e6;
-}
-
-function availableBytes(): number {
-  const [, kB] = /^MemAvailable:\s+(\d+) kB$/m.exec(readFileSync('/proc/meminfo', 'utf8')) ?? [];
-  return kB === undefined ? freemem() : Number(kB) * 1024;
+  return fieldKB(`/proc/${pid}/smaps_rollup`, 'Pss') / kBPerMB;
 }

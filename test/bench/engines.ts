@@ -19,15 +19,18 @@ export async function openBenchEngine(options: {
   index: number;
   parked: number;
   args?: string[];
+  /** `hello` when left out. */
+  functionDirectory?: string;
   scratch: Scratch;
   opened: AsyncDisposableStack;
 }): Promise<BenchEngine> {
-  const { name, index, parked, args = [], scratch, opened } = options;
+  const { name, index, parked, functionDirectory, args = [], scratch, opened } = options;
   const worker = new Worker<EngineHandlers>('engine-worker.ts');
   opened.defer(() => worker.close());
   const layers = await worker.ask('open', {
     stateDirectory: scratch.directory(name),
     parked,
+    functionDirectory,
     args: [
       `--cgroup-parent=hatch-bench-${process.pid}-${name}`,
       `--uid-base=${uidBase + index * rangesEach * 65_536}`,

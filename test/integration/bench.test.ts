@@ -43,6 +43,15 @@ const expected: Record<string, { rows: Record<string, string>; ratios: string[] 
   },
   density: { rows: { 'pss-per-instance': 'MB' }, ratios: ['last-50/first-50'] },
   burst: { rows: { 'last-reply': 'ms', 'starts-per-second': '1/s' }, ratios: [] },
+  fairness: { rows: { 'max-share-error': 'points', 'quota-error': 'points' }, ratios: [] },
+  memory: {
+    rows: Object.fromEntries(
+      'private shared page-tables kernel charged paid-by-host'
+        .split(' ')
+        .map((name) => [name, 'MB']),
+    ),
+    ratios: ['charged/total'],
+  },
 };
 
 for (const [scenario, { rows, ratios }] of Object.entries(expected))
@@ -65,7 +74,10 @@ for (const [scenario, { rows, ratios }] of Object.entries(expected))
 test('an unknown scenario is refused with the usage', () => {
   const { status, stderr } = spawnSync(process.execPath, [bench, 'speed'], { encoding: 'utf8' });
   assert.equal(status, 2);
-  assert.match(stderr, /Usage: npm run bench -- start\|call\|density\|burst\|all/);
+  assert.match(
+    stderr,
+    /Usage: npm run bench -- start\|call\|density\|burst\|fairness\|memory\|all/,
+  );
 });
 
 function run(scenario: string): Report {
