@@ -122,6 +122,14 @@ const shape = {
     .min(64)
     .default(defaultMemoryMb)
     .describe('Memory of all instances in MiB, as measured; idle ones make room for new ones'),
+  freezeIdleAfterMs: z
+    .int()
+    .min(0)
+    .max(86_400_000)
+    .optional()
+    .describe(
+      'Idle time after which an instance stands still until its next call, in milliseconds',
+    ),
   queueLengthMax: count(1024).describe('Calls that may wait for an instance'),
   inFlightMax: count(4096).describe('Calls admitted at the same time, waiting ones included'),
   drainMs: z

@@ -152,6 +152,7 @@ function poolLimits(config: HostConfig): PoolLimits {
     parkedMax: config.parkedMax,
     memoryBytesMax: config.memoryBudgetMb * MiB,
     instancesMax: config.instancesMax,
+    freezeIdleAfterMs: config.freezeIdleAfterMs ?? 'never',
     queueLengthMax: config.queueLengthMax,
     refillsPerSecond: config.parkedPerSecondMax,
   };

@@ -19,8 +19,9 @@
  *  - A limit that this machine cannot set (see `optional`) is refused, never ignored.
  *  - `create` refuses a name that is in use, and a group with processes or groups in it. It is
  *    synchronous since it lies on the path of a start: well under 0.3 ms.
- *  - `freeze` resolves when nothing in the group runs any more; a group that does not freeze in
- *    time is thawed again. `freeze`, `thaw`, `kill`, `closeJoinFds` may be repeated.
+ *  - `freeze` resolves when nothing in the group runs any more, or somebody wanted it to run or to
+ *    end meanwhile; a group that does not freeze in time is thawed again. `freeze`, `thaw`, `kill`,
+ *    `closeJoinFds` may be repeated.
  *  - `remove` kills what is left, and waits for it. The first one resolves to true, later ones to
  *    false. After it `oomKills()` keeps its last value; everything else throws.
  */

@@ -78,6 +78,8 @@ class ManagedGroup implements Cgroup {
   #limits: CgroupLimits | undefined;
   #oomKillsAtEnd: OomKills | undefined;
   #removal: Promise<void> | undefined;
+  /** Whether a freeze was the last that was asked for. */
+  #isToFreeze = false;
 
   constructor(files: ControlFiles, layout: Layout, name: string, onRemoved: () => void) {
     this.#files = files;
@@ -139,20 +141,23 @@ class ManagedGroup implements Cgroup {
 
   async freeze(): Promise<void> {
     this.#refuseRemoved();
+    this.#isToFreeze = true;
     this.#layout.freeze(this.name);
-    const frozen = await pollUntil(freezeTimeoutMs, () => this.#layout.isFrozen(this.name));
-    if (frozen) return;
-    this.#layout.thaw(this.name);
+    const isSettled = (): boolean => !this.#isToFreeze || this.#layout.isFrozen(this.name);
+    if (await pollUntil(freezeTimeoutMs, isSettled)) return;
+    this.thaw();
     throw failure('freeze', this.name, `a process did not stop within ${freezeTimeoutMs} ms`);
   }
 
   thaw(): void {
     this.#refuseRemoved();
+    this.#isToFreeze = false;
     this.#layout.thaw(this.name);
   }
 
   kill(): void {
     this.#refuseRemoved();
+    this.#isToFreeze = false;
     this.#layout.kill(this.name);
   }
 
@@ -175,6 +180,7 @@ class ManagedGroup implements Cgroup {
   }
 
   async #removeNow(): Promise<void> {
+    this.#isToFreeze = false;
     this.closeJoinFds();
     const removed = await pollUntil(removeTimeoutMs, () => this.#tryRemove());
     if (!removed) {

@@ -185,6 +185,7 @@ export function poolFunctionOf(version: FunctionVersion, layerDirectories: strin
     concurrency: manifest.concurrency,
     instancesMax: manifest.instancesMax,
     keepAlive: keepAlivePolicyOf(manifest),
+    freezeIdleAfterMs: manifest.freezeIdleAfterMs,
     parked: manifest.parked,
     reuse: manifest.reuse,
     env: manifest.env,

@@ -127,6 +127,12 @@ const manifestSchema = z.strictObject({
     .max(86_400_000)
     .optional()
     .describe('The same as keepAlive with a fixed time, in milliseconds'),
+  freezeIdleAfterMs: z
+    .union([z.literal('never'), z.int().min(0).max(86_400_000)])
+    .optional()
+    .describe(
+      'Idle time after which an instance stands still until its next call; else the host says',
+    ),
   reuse: z
     .enum(['same-function', 'never'])
     .default('same-function')

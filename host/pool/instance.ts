@@ -22,7 +22,16 @@ export interface CallRequest {
 /** What an instance needs of its container. */
 export type InstanceSandbox = Pick<
   Sandbox,
-  'id' | 'alive' | 'ended' | 'root' | 'call' | 'cancel' | 'destroy' | 'memoryInUse'
+  | 'id'
+  | 'alive'
+  | 'ended'
+  | 'root'
+  | 'call'
+  | 'cancel'
+  | 'destroy'
+  | 'memoryInUse'
+  | 'freeze'
+  | 'frozen'
 >;
 
 interface RunningCall {
@@ -51,6 +60,8 @@ export class Instance {
   readonly #calls = new Map<number, RunningCall>();
   readonly #copyUps: CopyUpTracker | undefined;
   #overdue = 0;
+  /** The `idleSinceMs` that freezing was last tried for. */
+  #triedToFreeze: number | undefined;
   #lastRequestId: string | undefined;
 
   constructor(options: { fn: PoolFunction; sandbox: InstanceSandbox; startRecord: StartRecord }) {
@@ -124,6 +135,16 @@ export class Instance {
   cancel(requestId: string, reason: HatchError): void {
     for (const call of this.#calls.values())
       if (call.requestId === requestId) call.giveUp(reason, 'caller');
+  }
+
+  /**
+   * Stops all that runs in it until its next call. Tried once in each idle time: what cannot be
+   * frozen stands still for as long as it is tried. Rejects with `host.start_failed`.
+   */
+  async freeze(): Promise<void> {
+    if (!this.idle || this.#triedToFreeze === this.idleSinceMs) return;
+    this.#triedToFreeze = this.idleSinceMs;
+    await this.sandbox.freeze();
   }
 
   /** The files copied up since the last look. */

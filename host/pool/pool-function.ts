@@ -30,6 +30,8 @@ export interface PoolFunction {
   concurrency: number;
   instancesMax: number;
   keepAlive: KeepAlivePolicy;
+  /** Without a call for so long, an instance is frozen; undefined: as the host says. */
+  freezeIdleAfterMs: number | 'never' | undefined;
   /** How many more containers to keep parked for its sake. */
   parked: number;
   reuse: 'same-function' | 'never';

@@ -31,6 +31,8 @@ export interface PoolLimits {
   memoryBytesMax: number;
   /** Of all functions together. */
   instancesMax: number;
+  /** For functions that do not say themselves; looked at once a second. */
+  freezeIdleAfterMs: number | 'never';
   /** Calls that may wait for one version of a function. */
   queueLengthMax: number;
   /** Containers made ahead per second, at most. */
@@ -49,7 +51,7 @@ export interface InstanceStats {
   id: string;
   functionName: string;
   functionVersion: string;
-  state: 'idle' | 'busy';
+  state: 'idle' | 'frozen' | 'busy';
   /** Calls served so far. */
   calls: number;
 }
@@ -244,6 +246,7 @@ export class Pool {
     let prewarms = startsPerSecond;
     for (const pool of this.#functions.values()) {
       for (const { sandbox } of pool.surplus(nowMs)) void sandbox.destroy();
+      this.#freezeIdle(pool, nowMs);
       for (let missing = pool.takeMissing(nowMs); missing > 0 && prewarms >= 1; missing--) {
         prewarms--;
         void this.#prewarm(pool);
@@ -254,6 +257,16 @@ export class Pool {
     this.#setParkedTarget();
     // What was measured may be less than what was charged.
     this.#onRoom();
+  }
+
+  #freezeIdle(pool: FunctionPool, nowMs: number): void {
+    const afterMs = pool.fn.freezeIdleAfterMs ?? this.#options.freezeIdleAfterMs;
+    if (afterMs === 'never') return;
+    for (const instance of pool.idleInstances())
+      if (nowMs - instance.idleSinceMs >= afterMs)
+        instance.freeze().catch((error: unknown) => {
+          if (instance.sandbox.alive) this.#options.onNotice(messageOf(error));
+        });
   }
 
   async #prewarm(pool: FunctionPool): Promise<void> {
@@ -287,7 +300,7 @@ function statsOf(instance: Instance): InstanceStats {
     id: instance.id,
     functionName: instance.fn.name,
     functionVersion: instance.fn.version,
-    state: instance.idle ? 'idle' : 'busy',
+    state: !instance.idle ? 'busy' : instance.sandbox.frozen ? 'frozen' : 'idle',
     calls: instance.served,
   };
 }

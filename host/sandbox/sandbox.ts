@@ -5,8 +5,9 @@
  *                   └───────────────────┴── destroy, death ────┘
  *
  * A parked container has its namespaces, cgroup and network, and only our own code has run in it.
- * `assign` gives it one function's root, for good. However it ends, `ended` resolves after the last
- * process is gone, and everything it had is given back.
+ * `assign` gives it one function's root, for good. One that is ready may be frozen: all processes
+ * of it stand still until its next call, or its end. However it ends, `ended` resolves after the
+ * last process is gone, and everything it had is given back.
  */
 import { once } from 'node:events';
 import { closeSync, fchownSync } from 'node:fs';
@@ -91,6 +92,7 @@ export class Sandbox {
   #root: WritableRoot | undefined;
   #pid = 0;
   #memoryBytes = 0;
+  #frozen = false;
   #reason: HatchError | undefined;
 
   /**
@@ -144,6 +146,11 @@ export class Sandbox {
 
   get alive(): boolean {
     return this.#reason === undefined && this.#channel?.open !== false;
+  }
+
+  /** Stopped, or about to be, until its next call. */
+  get frozen(): boolean {
+    return this.#frozen;
   }
 
   get cgroup(): Cgroup {
@@ -200,7 +207,21 @@ export class Sandbox {
     payload: Uint8Array,
     onStart: (callId: number) => void,
   ): Promise<CallResult> {
-    return this.#liveChannel().call(metadata, payload, onStart);
+    const channel = this.#liveChannel();
+    if (this.#frozen) this.#thaw();
+    return channel.call(metadata, payload, onStart);
+  }
+
+  /** Resolves when nothing runs in it, or a call has come first; rejects when it runs on. */
+  async freeze(): Promise<void> {
+    if (this.#frozen || !this.alive) return;
+    this.#frozen = true;
+    try {
+      await this.#cgroup.freeze();
+    } catch (error) {
+      this.#frozen = false;
+      throw error;
+    }
   }
 
   /** Aborts the call's signal; the call still ends by itself, or with the container. */
@@ -216,7 +237,7 @@ export class Sandbox {
   /** Kills all its processes. Resolves when everything it had is given back. Twice is fine. */
   async destroy(reason = new HatchError('host.draining', 'Instance was retired')): Promise<void> {
     this.#fail(reason);
-    if (this.#pidFd !== undefined) killByPidFd(this.#pidFd);
+    this.#kill();
     await this.ended;
   }
 
@@ -237,7 +258,7 @@ export class Sandbox {
       this.#pidFd = pidFd;
       this.#pidWatch = watchReadable(pidFd, () => this.#onGone());
       // Meanwhile it may have been given up.
-      if (this.#reason !== undefined) killByPidFd(pidFd);
+      if (this.#reason !== undefined) this.#kill();
     } finally {
       if (network !== undefined) closeSync(network);
       this.#cgroup.closeJoinFds();
@@ -255,6 +276,19 @@ export class Sandbox {
     const owner = this.#range.firstHostId;
     fchownSync(output.fd, owner + functionUser.uid, owner + functionUser.gid);
     this.#rawOutput = new RawOutput(output.socket, this.#onOutput);
+  }
+
+  #thaw(): void {
+    this.#frozen = false;
+    this.#cgroup.thaw();
+  }
+
+  /** With PID 1 all others end. Frozen on cgroup v1, it would end only once it is thawed. */
+  #kill(): void {
+    if (this.#pidFd === undefined) return;
+    if (this.#frozen) this.#cgroup.kill();
+    else killByPidFd(this.#pidFd);
+    this.#frozen = false;
   }
 
   #liveChannel(): FunctionChannel {
@@ -321,6 +355,7 @@ export class Sandbox {
 
   async #release(reason: HatchError): Promise<void> {
     this.#fail(reason);
+    this.#frozen = false;
     this.#init?.close();
     this.#rawOutput?.close();
     if (this.#pidFd !== undefined) closeSync(this.#pidFd);

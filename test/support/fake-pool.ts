@@ -29,6 +29,7 @@ export function poolFunction(name: string, changes: Partial<PoolFunction> = {}):
     concurrency: 1,
     instancesMax: 4,
     keepAlive: { policy: 'fixed', keepMs: 1000 },
+    freezeIdleAfterMs: undefined,
     parked: 0,
     reuse: 'same-function',
     env: {},

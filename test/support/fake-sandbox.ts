@@ -20,6 +20,10 @@ export class FakeSandbox implements InstanceSandbox {
   callsAtOnce = 0;
   served = 0;
   memoryBytes = 2 ** 20;
+  frozen = false;
+  /** How often freezing it was tried, and why that fails. */
+  freezes = 0;
+  cannotFreeze: HatchError | undefined;
   #alive = true;
   #lastCallId = 0;
   readonly #calls = new Map<number, RunningCall>();
@@ -49,6 +53,7 @@ export class FakeSandbox implements InstanceSandbox {
     _payload: Uint8Array,
     onStart: (callId: number) => void,
   ): Promise<CallResult> {
+    this.frozen = false;
     const callId = ++this.#lastCallId;
     onStart(callId);
     this.served++;
@@ -56,6 +61,12 @@ export class FakeSandbox implements InstanceSandbox {
       this.#calls.set(callId, { resolve, reject });
       this.callsAtOnce = Math.max(this.callsAtOnce, this.#calls.size);
     });
+  }
+
+  async freeze(): Promise<void> {
+    this.freezes++;
+    if (this.cannotFreeze !== undefined) throw this.cannotFreeze;
+    this.frozen = true;
   }
 
   cancel(callId: number): void {

@@ -59,11 +59,12 @@ export function poolsForFile(): OpenPool {
   const pools: Pool[] = [];
   after(() => Promise.all(pools.map((pool) => pool.close())));
   const limits = { parked: 2, parkedMax: 0, instancesMax: 10, memoryBytesMax: 2 ** 40 };
+  const freezing = { freezeIdleAfterMs: 'never' as const };
   const rates = { queueLengthMax: 100, refillsPerSecond: 100 };
   const told = { readPressure: () => undefined, onNotice: () => undefined };
   return (options = {}) => {
     const starter = new FakeStarter();
-    const pool = new Pool({ ...limits, ...rates, ...told, ...options }, starter);
+    const pool = new Pool({ ...limits, ...rates, ...freezing, ...told, ...options }, starter);
     pools.push(pool);
     return { pool, starter };
   };

@@ -146,6 +146,16 @@ describe('cgroup v2', () => {
     kernel.set('hatchery-x/a/cgroup.events', 'populated 1\nfrozen 0\n');
     await assert.rejects(group.freeze(), /Cannot freeze cgroup "a": a process did not stop/);
     assert.equal(kernel.writes.at(-1), 'hatchery-x/a/cgroup.freeze=0');
+  });
+
+  test('a group that is thawed before it was frozen keeps nobody waiting', async () => {
+    const group = open().create('a', limits);
+    const startedAt = performance.now();
+    const freezing = group.freeze();
+    group.thaw();
+    await freezing;
+    assert.ok(performance.now() - startedAt < 1000);
+    assert.equal(kernel.writes.at(-1), 'hatchery-x/a/cgroup.freeze=0');
     await group.remove();
   });
 

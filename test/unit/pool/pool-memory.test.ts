@@ -3,6 +3,8 @@ import assert from 'node:assert/strict';
 import { setImmediate as turn } from 'node:timers/promises';
 import { afterEach, beforeEach, mock, test } from 'node:test';
 import fc from 'fast-check';
+import { HatchError } from '../../../host/base/errors.ts';
+import type { PoolFunction } from '../../../host/pool/pool-function.ts';
 import { poolFunction } from '../../support/fake-pool.ts';
 import { sandboxOf } from '../../support/fake-sandbox.ts';
 import { hold, poolsForFile, type FakeStarter } from '../../support/fake-starter.ts';
@@ -182,4 +184,40 @@ test('whatever is called, the memory of all never passes the budget', async () =
     await pool.close();
   });
   await fc.assert(cases, { numRuns: 50 });
+});
+
+test('an idle instance is frozen after the time its function or the host says', async () => {
+  const { pool } = open({ freezeIdleAfterMs: 3000 });
+  const keepAlive = { policy: 'fixed', keepMs: minuteMs } as const;
+  const as = async (name: string, freezeIdleAfterMs: PoolFunction['freezeIdleAfterMs']) =>
+    await hold(pool, poolFunction(name, { keepAlive, freezeIdleAfterMs }));
+  const [usual, never, at] = [await as('a', undefined), await as('b', 'never'), await as('c', 0)];
+  await pass(5000);
+  const frozen = () => [usual, never, at].map(({ instance }) => sandboxOf(instance).frozen);
+  assert.deepEqual(frozen(), [false, false, false], 'busy ones are not');
+  for (const acquired of [usual, never, at]) pool.release(acquired);
+  await pass(1000);
+  assert.deepEqual(frozen(), [false, false, true]);
+  await pass(2000);
+  assert.deepEqual(frozen(), [true, false, true]);
+  const states = pool.stats().instances.map(({ state }) => state);
+  assert.deepEqual(states, ['frozen', 'idle', 'frozen']);
+  await pass(minuteMs);
+  assert.equal(pool.stats().instances.length, 0, 'keep-alive ends them as any other');
+});
+
+test('what cannot be frozen is left alone until it has served a call', async () => {
+  const notices: string[] = [];
+  const { pool } = open({ freezeIdleAfterMs: 0, onNotice: (notice) => notices.push(notice) });
+  const fn = poolFunction('f', { keepAlive: { policy: 'fixed', keepMs: minuteMs } });
+  const acquired = await hold(pool, fn);
+  const sandbox = sandboxOf(acquired.instance);
+  sandbox.cannotFreeze = new HatchError('host.start_failed', 'A process did not stop');
+  pool.release(acquired);
+  await pass(5000);
+  assert.equal(sandbox.freezes, 1);
+  assert.deepEqual(notices, ['A process did not stop']);
+  pool.release(await hold(pool, fn));
+  await pass(1000);
+  assert.equal(sandbox.freezes, 2);
 });
