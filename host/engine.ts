@@ -132,6 +132,7 @@ export async function openEngine(
       idRanges,
       networks,
       spawn: (request) => zygote.spawn(request),
+      hold: (held) => zygote.hold(held),
     },
     mode: () => zygote.state.mode,
     ...poolLimits(config),

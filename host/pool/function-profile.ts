@@ -22,6 +22,10 @@ export class FunctionProfile {
     return Math.min(this.#memoryBytes ?? this.#limitBytes, this.#limitBytes);
   }
 
+  get memoryKnown(): boolean {
+    return this.#memoryBytes !== undefined;
+  }
+
   /** What a start costs; 1 as long as none has been seen. */
   get startMs(): number {
     return this.#startMs ?? 1;

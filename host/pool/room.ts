@@ -64,12 +64,12 @@ export class Room {
   settle(grant: Grant, instance: Instance): void {
     const { profile } = grant;
     this.free(grant);
-    this.#budget.charge(instance, profile.memoryBytes);
     this.#profiles.set(instance, profile);
-    // The kernel takes a tenth of a start to tell: the call that waits goes first.
-    setImmediate(() => {
-      if (this.#profiles.has(instance)) this.#measure(instance, profile);
-    });
+    if (profile.memoryKnown) {
+      // The kernel takes a tenth of a start to tell: the call that waits goes first.
+      this.#budget.charge(instance, profile.memoryBytes);
+      setImmediate(() => this.#profiles.has(instance) && this.#measure(instance, profile));
+    } else this.#measure(instance, profile);
     void instance.sandbox.ended.then(() => this.#forget(instance));
   }
 

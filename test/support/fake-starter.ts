@@ -22,7 +22,6 @@ export class FakeStarter implements Starter {
   readonly parked = {
     count: 0,
     fill: async () => undefined,
-    hold: () => undefined,
     setTarget: (count: number) => {
       this.parkedTarget = count;
     },
@@ -30,6 +29,8 @@ export class FakeStarter implements Starter {
       this.refillsPerSecond = perSecond;
     },
   };
+
+  hold(): void {}
 
   get alive(): Instance[] {
     return this.started.filter(({ sandbox }) => sandbox.alive);
