@@ -17,6 +17,7 @@ import { IdRanges } from './namespace/id-ranges.ts';
 import { Pool, type PoolLimits } from './pool/pool.ts';
 import type { ZygoteSetup } from './protocol/zygote.ts';
 import { compileProfile, stageProfile } from './security/security.ts';
+import type { SandboxParts } from './sandbox/sandbox.ts';
 import { MemoryScratch } from './storage/memory-scratch.ts';
 import { OverlayDriver } from './storage/overlay.ts';
 import type { StorageDriver } from './storage/storage-driver.ts';
@@ -124,13 +125,27 @@ export async function openEngine(
   opened.defer(() => idRanges.close());
   await Promise.all([ready, scratch, networks, idRanges, zygote].map((stock) => stock.fill()));
 
+  const parts = { cgroups: ready, storage, idRanges, networks };
+  const pool = openPool({ config, zygote, parts, onNotice });
+  opened.defer(() => pool.close());
+  await pool.fill();
+
+  const all = opened.move();
+  const { optional: optionalLimits } = cgroups;
+  return { layers, baseImage, zygote, pool, optionalLimits, close: () => all.disposeAsync() };
+}
+
+function openPool(options: {
+  config: HostConfig;
+  zygote: Zygote;
+  parts: Omit<SandboxParts, 'spawn' | 'hold'>;
+  onNotice: (message: string) => void;
+}): Pool {
+  const { config, zygote, parts, onNotice } = options;
   if (readPressure() === undefined) onNotice(noPressure);
-  const pool = Pool.open({
+  return Pool.open({
     parts: {
-      cgroups: ready,
-      storage,
-      idRanges,
-      networks,
+      ...parts,
       spawn: (request) => zygote.spawn(request),
       hold: (held) => zygote.hold(held),
     },
@@ -139,12 +154,6 @@ export async function openEngine(
     readPressure,
     onNotice,
   });
-  opened.defer(() => pool.close());
-  await pool.fill();
-
-  const all = opened.move();
-  const { optional: optionalLimits } = cgroups;
-  return { layers, baseImage, zygote, pool, optionalLimits, close: () => all.disposeAsync() };
 }
 
 function poolLimits(config: HostConfig): PoolLimits {
