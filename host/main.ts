@@ -166,7 +166,7 @@ async function serve({ config, log, engine, connection, opened }: Serving): Prom
     functions,
     pool,
     images: layers,
-    machine: thisMachine(engine.optionalLimits),
+    machine: thisMachine({ memoryMb: config.memoryBudgetMb, limits: engine.optionalLimits }),
     log,
     cancelCalls: (requestId) => dispatcher.cancel(requestId),
     findTrace: (requestId) => telemetry.traces.find(requestId),

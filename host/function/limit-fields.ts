@@ -1,5 +1,5 @@
 /** Limits in function.json: those that not every machine has, and what no two may say together. */
-import { cpus, totalmem } from 'node:os';
+import { cpus } from 'node:os';
 import { readFileSync } from 'node:fs';
 import { z } from 'zod';
 import type { OptionalLimits } from '../cgroup/cgroup.ts';
@@ -46,21 +46,21 @@ export function contradictions(manifest: FunctionManifest): ManifestProblem[] {
   return problems;
 }
 
-/** What one machine has. */
+/** What one machine has for functions. */
 export interface Machine {
   cores: number;
+  /** For all instances together. */
   memoryMb: number;
   /** Processes and threads at a time. */
   pidsMax: number;
   limits: OptionalLimits;
 }
 
-export function thisMachine(limits: OptionalLimits): Machine {
+export function thisMachine(given: Pick<Machine, 'memoryMb' | 'limits'>): Machine {
   return {
+    ...given,
     cores: cpus().length,
-    memoryMb: Math.floor(totalmem() / 2 ** 20),
     pidsMax: Number(readFileSync('/proc/sys/kernel/pid_max', 'latin1')),
-    limits,
   };
 }
 
@@ -69,7 +69,7 @@ export function beyondMachine(manifest: FunctionManifest, machine: Machine): Man
   const { memoryMb, memoryHighMb, cpu, cpuBurst, pidsMax, io } = manifest;
   const { limits } = machine;
   const checks: [path: string, refused: boolean, message: string][] = [
-    ['memoryMb', memoryMb > machine.memoryMb, `this machine has ${machine.memoryMb} MiB`],
+    ['memoryMb', memoryMb > machine.memoryMb, `this host has ${machine.memoryMb} MiB`],
     ['cpu', cpu > machine.cores, `this machine has ${machine.cores} cores`],
     ['pidsMax', pidsMax > machine.pidsMax, `this machine has at most ${machine.pidsMax}`],
     ['memoryHighMb', memoryHighMb !== undefined && !limits.memoryHigh, 'needs cgroup v2'],

@@ -66,7 +66,10 @@ export async function startFakeHost(
       pool,
       log,
       images: noImages,
-      machine: thisMachine({ cpuBurst: true, memoryHigh: true, io: true }),
+      machine: thisMachine({
+        memoryMb: 1024,
+        limits: { cpuBurst: true, memoryHigh: true, io: true },
+      }),
       cancelCalls: (requestId) => dispatcher.cancel(requestId),
       findTrace: (requestId) => parts.traces.get(requestId),
       findLogs: ({ functionName }) => parts.logs.filter((one) => one.functionName === functionName),

@@ -115,7 +115,7 @@ test('limits above the machine, and those that it does not have, are refused by 
 
 test('this machine takes a function with the defaults', () => {
   const none = { cpuBurst: false, memoryHigh: false, io: false };
-  refuseBeyondMachine(parseManifest(smallest), thisMachine(none));
+  refuseBeyondMachine(parseManifest(smallest), thisMachine({ memoryMb: 128, limits: none }));
 });
 
 function accept(value: unknown): FunctionManifest {
