@@ -10,6 +10,7 @@ import { parseArgs } from 'node:util';
 import { measureBurst } from './burst.ts';
 import { measureCall } from './call.ts';
 import { measureDensity } from './density.ts';
+import { measureFrozen } from './frozen.ts';
 import { measureFairness } from './fairness.ts';
 import { writeIntoDocument } from './markdown.ts';
 import { measureMemory } from './memory.ts';
@@ -22,6 +23,7 @@ const scenarios: Record<string, (options: Options) => Promise<Measured>> = {
   call: measureCall,
   density: measureDensity,
   burst: measureBurst,
+  frozen: measureFrozen,
   fairness: measureFairness,
   memory: measureMemory,
 };

@@ -9,6 +9,7 @@ import { openEngine, type Engine } from '../../host/engine.ts';
 import type { StartPath } from '../../host/base/channels.ts';
 import { bundleFunction } from '../../host/function/bundle.ts';
 import { readManifest } from '../../host/function/manifest.ts';
+import type { Instance } from '../../host/pool/instance.ts';
 import type { PoolFunction } from '../../host/pool/pool-function.ts';
 import {
   type OpenedEngine,
@@ -114,6 +115,25 @@ const handlers = {
     const the = theOpened();
     return await memoryOf(the, the.fn, options);
   },
+
+  /** Calls of one instance, after the same pause with it and without it frozen, in turns. */
+  async frozen(options: {
+    count: number;
+    idleMs: number;
+  }): Promise<{ hotMs: number[]; thawedMs: number[] }> {
+    const { engine, fn } = theOpened();
+    const { instance } = await engine.pool.acquire(fn, { timeoutMs: acquireTimeoutMs });
+    const hotMs: number[] = [];
+    const thawedMs: number[] = [];
+    for (let round = 0; round < options.count; round++) {
+      await sleep(options.idleMs);
+      hotMs.push(await callOnce(instance));
+      await instance.sandbox.freeze();
+      await sleep(options.idleMs);
+      thawedMs.push(await callOnce(instance));
+    }
+    return { hotMs, thawedMs };
+  },
 };
 
 export type EngineHandlers = typeof handlers;
@@ -130,6 +150,18 @@ async function startOne(path: StartPath): Promise<number> {
   if (acquired.start !== path) throw new Error(`It started by "${acquired.start}", not "${path}"`);
   await acquired.instance.sandbox.destroy();
   return tookMs;
+}
+
+async function callOnce(instance: Instance): Promise<number> {
+  const began = performance.now();
+  await instance.call({
+    requestId: 'bench',
+    subject: 'hatch.fn.hello',
+    attempt: 1,
+    timeoutMs: acquireTimeoutMs,
+    payload: Buffer.from('{"name":"bench"}'),
+  });
+  return performance.now() - began;
 }
 
 /** Until a parked container is there again; making it is nobody's waiting time. */

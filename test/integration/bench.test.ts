@@ -43,6 +43,7 @@ const expected: Record<string, { rows: Record<string, string>; ratios: string[] 
   },
   density: { rows: { 'pss-per-instance': 'MB' }, ratios: ['last-50/first-50'] },
   burst: { rows: { 'last-reply': 'ms', 'starts-per-second': '1/s' }, ratios: [] },
+  frozen: { rows: { hot: 'ms', thawed: 'ms' }, ratios: ['thawed/hot'] },
   fairness: { rows: { 'max-share-error': 'points', 'quota-error': 'points' }, ratios: [] },
   memory: {
     rows: Object.fromEntries(
@@ -76,7 +77,7 @@ test('an unknown scenario is refused with the usage', () => {
   assert.equal(status, 2);
   assert.match(
     stderr,
-    /Usage: npm run bench -- start\|call\|density\|burst\|fairness\|memory\|all/,
+    /Usage: npm run bench -- start\|call\|density\|burst\|frozen\|fairness\|memory\|all/,
   );
 });
 
