@@ -81,7 +81,7 @@ export class Zygote {
     return { pid, mode, ...why, forks: this.#forks, generation: this.#generation };
   }
 
-  /** While a start is under way, no pair is forked ahead: that would take the start's processors. */
+  /** While a start is under way, no pair is forked ahead: the start needs the processors. */
   hold(held: boolean): void {
     this.#blanks.hold(held);
   }
