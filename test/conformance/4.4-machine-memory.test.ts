@@ -1,8 +1,11 @@
 /** When memory is short outside of an instance: who goes first, and what the caller is told. */
 import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
+import { totalmem } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { RunResult } from '../functions/probe/handler.ts';
 import { detectCgroupLayout } from '../../host/cgroup/cgroup.ts';
 import { cgroupOf, isAlive, memoryInUse, oomScoreOf, startProbe } from '../support/containers.ts';
 import { hostForFile } from '../support/file-host.ts';
@@ -13,7 +16,8 @@ const MiB = 2 ** 20;
 
 test('4.4 functions are the first to go, PID 1 is next, host and zygote are the last', async () => {
   const host = getHost();
-  const { initPid, functionPid } = await startProbe(host, 'ordered');
+  const probe = await startProbe(host, 'ordered');
+  const { initPid, functionPid } = probe;
   const zygotePid = Number(statusOf(initPid, 'PPid'));
   assert.deepEqual([functionPid, initPid].map(oomScoreOf), [600, 300]);
   // Protection needs a capability that this machine may keep back; its lack is reported.
@@ -21,6 +25,10 @@ test('4.4 functions are the first to go, PID 1 is next, host and zygote are the 
   const check = checks.find(({ name }) => name === 'out of memory');
   const protectedScore = mayLowerScores() ? -900 : oomScoreOf('self');
   assert.deepEqual([host.pid, zygotePid].map(oomScoreOf), [protectedScore, protectedScore]);
+  // Nor can a function get itself behind others, where its score was given by who may.
+  const script = 'echo 0 >/proc/self/oom_score_adj; cat /proc/$$/oom_score_adj';
+  const tried = await probe.ask<RunResult>({ do: 'run', command: ['sh', '-c', script] });
+  if (mayLowerScores()) assert.equal(tried.stdout, '600\n', tried.stderr);
   assert.equal(check?.status, protectedScore === -900 ? 'ok' : 'warn');
 });
 
@@ -40,6 +48,34 @@ test('4.4 a shortage above the instance is told from its own limit', async () =>
 
   assert.ok(host.alive && isAlive(sibling.functionPid) && !isAlive(greedy.functionPid));
   assert.equal(await sibling.ask({ do: 'count' }), 1);
+});
+
+// Any other machine is not only ours.
+const skip = process.env['HATCH_TEST_VM'] === undefined ? 'takes all memory: VM only' : false;
+
+test('4.4 of a machine without memory, the function that took it goes', { skip }, async () => {
+  const host = getHost();
+  const totalMb = Math.floor(totalmem() / MiB);
+  // Less than there is, but not less than the test leaves.
+  const memoryMb = Math.floor(0.7 * totalMb);
+  const timeoutMs = 600_000;
+  const sibling = await startProbe(host, 'modest', { memoryMb: 64, timeoutMs });
+  const greedy = await startProbe(host, 'boundless', { memoryMb, timeoutMs });
+  // With a call under way: the host may give idle ones back when memory is short.
+  const working = sibling.ask<RunResult>({ do: 'run', command: ['sleep', '60'] }, { timeoutMs });
+  const others = Buffer.alloc((totalMb - memoryMb) * MiB, 1);
+  const request = { do: 'hold', mebibytes: memoryMb - 64 };
+  const reply = await host.call('boundless', request, { timeoutMs });
+  assert.equal(reply.error?.code, 'function.oom', reply.error?.message);
+  assert.equal(reply.error.details['scope'], 'system');
+  assert.ok(isAlive(sibling.functionPid), 'the sibling went too');
+  assert.equal((await working).status, 0);
+  // So much memory is not given back in a moment.
+  for (let tries = 0; isAlive(greedy.functionPid); tries++) {
+    assert.ok(tries < 100, 'the function was not killed');
+    await sleep(100);
+  }
+  assert.ok(others.length > 0);
 });
 
 function mayLowerScores(): boolean {
