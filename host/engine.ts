@@ -138,7 +138,7 @@ export async function openEngine(
 function openPool(options: {
   config: HostConfig;
   zygote: Zygote;
-  parts: Omit<SandboxParts, 'spawn' | 'hold'>;
+  parts: Omit<SandboxParts, 'spawn'>;
   onNotice: (message: string) => void;
 }): Pool {
   const { config, zygote, parts, onNotice } = options;
@@ -147,7 +147,6 @@ function openPool(options: {
     parts: {
       ...parts,
       spawn: (request) => zygote.spawn(request),
-      hold: (held) => zygote.hold(held),
     },
     mode: () => zygote.state.mode,
     ...poolLimits(config),

@@ -25,7 +25,6 @@ export class ReadyStock<T> {
   readonly #ready: T[] = [];
   #timer: NodeJS.Timeout | undefined;
   #filling: Promise<void> | undefined;
-  #held = false;
   #closed = false;
 
   constructor(options: ReadyStockOptions<T>) {
@@ -35,14 +34,14 @@ export class ReadyStock<T> {
   /** The oldest, now the caller's; undefined when none is ready: make one in place then. */
   take(): T | undefined {
     const taken = this.#ready.shift();
-    this.#refillLater();
+    if (!this.#closed && this.#options.count > 0) {
+      clearTimeout(this.#timer);
+      this.#timer = setTimeout(() => {
+        this.#timer = undefined;
+        void this.fill();
+      }, this.#options.quietMs ?? defaultQuietMs);
+    }
     return taken;
-  }
-
-  /** While it is held nothing is made: somebody says that the processors are needed. */
-  hold(held: boolean): void {
-    this.#held = held;
-    this.#refillLater();
   }
 
   /** Resolves when all are ready, one could not be made, or somebody has taken one meanwhile. */
@@ -61,20 +60,9 @@ export class ReadyStock<T> {
     await Promise.all(this.#ready.splice(0).map(async (item) => discard(item)));
   }
 
-  #refillLater(): void {
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
-    if (this.#held || this.#closed || this.#ready.length >= this.#options.count) return;
-    this.#timer = setTimeout(() => {
-      this.#timer = undefined;
-      void this.fill();
-    }, this.#options.quietMs ?? defaultQuietMs);
-  }
-
   async #fill(): Promise<void> {
     const { count, make, onError } = this.#options;
-    const mayGoOn = (): boolean => this.#timer === undefined && !this.#held && !this.#closed;
-    while (this.#ready.length < count && mayGoOn()) {
+    while (this.#ready.length < count && this.#timer === undefined && !this.#closed) {
       try {
         // What is made while the stock closes is discarded with the rest.
         this.#ready.push(await make());

@@ -67,12 +67,6 @@ export class InstanceStarter {
     }
   }
 
-  /** While calls wait for a start, nothing is made ahead. */
-  hold(held: boolean): void {
-    this.parked.hold(held);
-    this.#options.parts.hold(held);
-  }
-
   /** Ends every container, whatever it is doing; resolves when all are gone. Then none is made. */
   async close(reason: HatchError): Promise<void> {
     this.#closedBy = reason;

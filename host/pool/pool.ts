@@ -69,8 +69,8 @@ const startingMax = 16;
 const atEase: PressureResponse = { refillShare: 1, idleShare: 0 };
 
 /** What makes the instances; a test brings its own. */
-export type Starter = Pick<InstanceStarter, 'start' | 'hold' | 'close'> & {
-  parked: Pick<InstanceStarter['parked'], 'count' | 'fill' | 'setTarget' | 'setRate'>;
+export type Starter = Pick<InstanceStarter, 'start' | 'close'> & {
+  parked: Pick<InstanceStarter['parked'], 'count' | 'fill' | 'hold' | 'setTarget' | 'setRate'>;
 };
 
 export class Pool {
@@ -220,7 +220,7 @@ export class Pool {
     } finally {
       this.#starting--;
       this.#startQueue.shift()?.();
-      this.#starter.hold(this.#starting > 0);
+      this.#starter.parked.hold(this.#starting > 0);
     }
   }
 
@@ -228,7 +228,7 @@ export class Pool {
     if (this.#starting >= startingMax)
       await new Promise<void>((resolve) => this.#startQueue.push(resolve));
     this.#starting++;
-    this.#starter.hold(true);
+    this.#starter.parked.hold(true);
   }
 
   #onRoom(): void {

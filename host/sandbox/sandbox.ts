@@ -35,8 +35,6 @@ export interface SandboxParts {
   /** Descriptors of network namespaces, with their loopback up. */
   networks: Pick<ReadyStock<number>, 'take'>;
   spawn: Spawner;
-  /** While it is held, no processes are made ahead. */
-  hold: (held: boolean) => void;
 }
 
 /** Gives out empty groups; the name of its group is a container's id. */

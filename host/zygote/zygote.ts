@@ -22,8 +22,8 @@ import {
 
 /** Pairs of processes kept for the next containers; each costs some MB. */
 const blankPairs = 2;
-/** After a start, or what is taken for parking: the next start may come at once. */
-const blankQuietMs = 2;
+/** Most starts are over by then. */
+const blankQuietMs = 5;
 const restartDelayMs = { first: 50, max: 5_000 } as const;
 
 export interface ZygoteEvents {
@@ -79,11 +79,6 @@ export class Zygote {
     const { pid, mode, reason } = this.#current;
     const why = reason === undefined ? {} : { reason };
     return { pid, mode, ...why, forks: this.#forks, generation: this.#generation };
-  }
-
-  /** While a start is under way, no pair is forked ahead: the start needs the processors. */
-  hold(held: boolean): void {
-    this.#blanks.hold(held);
   }
 
   /** Resolves when the first blank pairs are there. */

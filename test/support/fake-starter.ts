@@ -22,6 +22,7 @@ export class FakeStarter implements Starter {
   readonly parked = {
     count: 0,
     fill: async () => undefined,
+    hold: () => undefined,
     setTarget: (count: number) => {
       this.parkedTarget = count;
     },
@@ -29,8 +30,6 @@ export class FakeStarter implements Starter {
       this.refillsPerSecond = perSecond;
     },
   };
-
-  hold(): void {}
 
   get alive(): Instance[] {
     return this.started.filter(({ sandbox }) => sandbox.alive);

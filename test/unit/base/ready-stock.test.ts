@@ -51,19 +51,6 @@ test('filling stops when somebody takes one, and goes on later', async () => {
   await stock.close();
 });
 
-test('nothing is made while it is held', async () => {
-  const { stock, made } = open();
-  await stock.fill();
-  stock.hold(true);
-  stock.take();
-  await sleep(refilledMs);
-  assert.deepEqual(made, [1, 2, 3]);
-  stock.hold(false);
-  await sleep(refilledMs);
-  assert.deepEqual(made, [1, 2, 3, 4]);
-  await stock.close();
-});
-
 test('one that cannot be made is told, and tried again after the next taking', async () => {
   const errors: unknown[] = [];
   let fails = true;
