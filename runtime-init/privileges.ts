@@ -1,7 +1,7 @@
 /** The last steps before foreign code: the user namespace, no rights, the seccomp filter. */
 import { closeSync } from 'node:fs';
 import type { ContainerIdentity } from '../host/protocol/zygote.ts';
-import { joinNamespace, namespaceFlag } from '../host/sys/namespace.ts';
+import { joinNamespace, mayUnshare, namespaceFlag } from '../host/sys/namespace.ts';
 import {
   becomeUnprivileged,
   remainingPrivileges,
@@ -38,4 +38,6 @@ export function verifyDropped(): void {
   if (capabilities > 0) throw new Error('A capability is left');
   if (!noNewPrivileges) throw new Error('no_new_privs is not set');
   if (!seccompFilter) throw new Error('No seccomp filter is in force');
+  // A forked process had a filter from the beginning: only the last one refuses this.
+  if (mayUnshare()) throw new Error('The last seccomp filter is not in force');
 }

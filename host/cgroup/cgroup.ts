@@ -49,8 +49,8 @@ export interface OomKills {
   /** Processes of the group that the kernel has killed for want of memory. */
   count: number;
   /**
-   * Where it was short, if any were: `cgroup` when the group had reached its own limit. On v1 also
-   * if it had reached it earlier, which the kernel does not tell apart.
+   * Where it was short, if any were: `cgroup` when the group had reached its own limit, also if
+   * that was earlier: the kernel counts, and does not say when.
    */
   scope: 'cgroup' | 'system';
 }

@@ -1,11 +1,5 @@
 /** Calls that are allowed for some arguments only: a row for each way that is allowed. */
-import type { ArgumentRule, ArgumentTest } from './profile.ts';
-
-/**
- * The kernel looks at the lower half of an `int` argument and so must we: whoever sets a bit in the
- * upper half would otherwise make a value that we do not recognise and the kernel does.
- */
-const intMask = 0xffff_ffffn;
+import { is, rule, type ArgumentRule } from './profile.ts';
 
 // <linux/socket.h>, <linux/net.h>, <linux/in.h>
 const families = { unix: 1n, inet: 2n, inet6: 10n, netlink: 16n } as const;
@@ -134,12 +128,4 @@ function internetSockets(
       ),
     ),
   );
-}
-
-function rule(call: string, reason: string, ...tests: ArgumentTest[]): ArgumentRule {
-  return { call, reason, tests };
-}
-
-function is(argument: number, equals: bigint, mask: bigint = intMask): ArgumentTest {
-  return { argument, mask, equals };
 }

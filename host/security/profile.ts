@@ -29,3 +29,18 @@ export interface ArgumentTest {
   readonly mask: bigint;
   readonly equals: bigint;
 }
+
+/**
+ * The kernel looks at the lower half of an `int` argument and so must we: whoever sets a bit in the
+ * upper half would otherwise make a value that we do not recognise and the kernel does.
+ */
+const intMask = 0xffff_ffffn;
+
+export function rule(call: string, reason: string, ...tests: ArgumentTest[]): ArgumentRule {
+  return { call, reason, tests };
+}
+
+/** An `int` argument has that value, in the bits of `mask`. */
+export function is(argument: number, equals: bigint, mask: bigint = intMask): ArgumentTest {
+  return { argument, mask, equals };
+}

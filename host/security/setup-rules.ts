@@ -1,7 +1,5 @@
 /** What a container still has to do itself, and its function may not: sealed off in between. */
-import type { ArgumentRule, ArgumentTest } from './profile.ts';
-
-const intMask = 0xffff_ffffn;
+import { is, rule, type ArgumentRule } from './profile.ts';
 
 // <linux/prctl.h>
 const prctlOptions = {
@@ -37,11 +35,3 @@ export const setupRules: readonly ArgumentRule[] = [
   ...Object.entries(prctlOptions).map(([name, value]) => rule('prctl', name, is(0, value))),
   rule('seccomp', 'rights: this filter'),
 ];
-
-function rule(call: string, reason: string, ...tests: ArgumentTest[]): ArgumentRule {
-  return { call, reason, tests };
-}
-
-function is(argument: number, equals: bigint): ArgumentTest {
-  return { argument, mask: intMask, equals };
-}

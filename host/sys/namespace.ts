@@ -1,6 +1,6 @@
 /** Namespaces of the calling thread (namespaces(7)): call these from single-threaded processes. */
 import { closeSync, openSync } from 'node:fs';
-import { syscall } from './libc.ts';
+import { syscall, trySyscall } from './libc.ts';
 
 // <linux/sched.h>
 export const namespaceFlag = {
@@ -17,6 +17,7 @@ export const namespaceFlag = {
 export const interfaceRequestLayout = { size: 40, name: 0, flags: 16 } as const;
 
 const unshareCall = syscall<[number]>('int unshare(int flags)', describeFlags);
+const tryUnshare = trySyscall<[number]>('int unshare(int flags)');
 const setnsCall = syscall<[number, number]>('int setns(int fd, int type)', (_fd, type) =>
   describeFlags(type),
 );
@@ -38,6 +39,11 @@ const ioctlCall = syscall<[number, number, Uint8Array]>(
 /** Flags are values of `namespaceFlag`, or-ed. */
 export function unshare(flags: number): void {
   unshareCall(flags);
+}
+
+/** Whether unshare(2) is let through to the kernel at all. Asking changes nothing. */
+export function mayUnshare(): boolean {
+  return tryUnshare(0) === 0;
 }
 
 /** Gives this thread a root and a working directory of its own, which setns(2) to mounts needs. */

@@ -206,7 +206,6 @@ async function loadFunction(
   };
 }
 
-/** PID 1 of each container: the zygote is their parent until it ends. */
 /** PID 1 of each; the pairs that the zygote keeps for the next ones still belong to root. */
 function containersOf(zygotePid: number): number[] {
   const isRoots = (pid: number) => /^Uid:\s+0\s/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));

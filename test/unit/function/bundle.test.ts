@@ -62,6 +62,11 @@ test('import.meta works in the CommonJS bundle', async (context) => {
   assert.match(result, /^file:\/\/(\S+\/index\.cjs) \1 \S+\/function$/);
 });
 
+test('a bundle that never asks for its URL does not make one', async (context) => {
+  const { entries } = await bundled(context, { 'handler.ts': 'export const handler = () => 1;' });
+  assert.doesNotMatch(text(entries, 'function/index.cjs'), /pathToFileURL/);
+});
+
 test('a stack trace names the line of the TypeScript source', async (context) => {
   const { entries } = await bundled(context, {
     'handler.ts': `interface Event { n: number }
