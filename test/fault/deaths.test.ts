@@ -1,6 +1,5 @@
 /** What may die at any time does, and the host goes on. */
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
 import { before, suite, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { processesOf } from '../support/containers.ts';
@@ -23,11 +22,6 @@ async function livingZygote(): Promise<number> {
     return pid > 0;
   });
   return pid;
-}
-
-/** Processes of containers, parked ones too, have given that up. */
-function belongsToRoot(pid: number): boolean {
-  return /^Uid:\s+0\s/m.test(readFileSync(`/proc/${pid}/status`, 'latin1'));
 }
 
 function killIfThere(pid: number): void {
@@ -54,18 +48,6 @@ suite('deaths', () => {
     for (const reply of await Promise.all(fresh)) assert.equal(reply.error, undefined);
     assert.equal((await host().call('kept', {})).start, 'hot');
     assert.notEqual(await livingZygote(), pid);
-  });
-
-  test('pairs of processes that die while they wait for an order are passed over', async () => {
-    const zygote = await livingZygote();
-    const children = descendantsOf(zygote).filter(({ parent }) => parent === zygote);
-    const waiting = children.map(({ pid }) => pid).filter(belongsToRoot);
-    assert.ok(waiting.length > 0, 'no pair waits');
-    waiting.forEach(killIfThere);
-    // More than are parked: some are forked.
-    const calls = Array.from({ length: 6 }, () => host().call('fresh', {}));
-    for (const { error } of await Promise.all(calls)) assert.equal(error, undefined);
-    assert.equal(await livingZygote(), zygote);
   });
 
   test('a zygote that dies again and again is replaced again and again', async () => {
