@@ -52,10 +52,8 @@ async function main(pattern: string | undefined): Promise<void> {
   // Unpacked by the first test that starts a host, for all of them.
   const layers = mkdtempSync(join(tmpdir(), 'hatch-test-layers-'));
   process.env['HATCH_TEST_LAYERS'] = layers;
-  process.once('exit', () => rmSync(layers, { recursive: true, force: true }));
-  // Without a listener there would be no exit to do that in.
-  for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(1));
   await printReport(runGroups(files));
+  rmSync(layers, { recursive: true });
   let clean = true;
   try {
     await assertNothingLeft(before);
