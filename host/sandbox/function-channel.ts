@@ -1,5 +1,4 @@
 /** The host's end of the socket to a function process: its start, its calls, its output. */
-import { writeSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { errorCodes, HatchError, messageOf, type ErrorCode } from '../base/errors.ts';
 import type { Step } from '../base/channels.ts';
@@ -24,7 +23,6 @@ import {
   type Specialisation,
 } from '../protocol/invoke.ts';
 import type { Connection } from '../sys/connection.ts';
-import { sendMessage } from '../sys/socket.ts';
 
 export interface CallResult {
   payload: Uint8Array;
@@ -63,7 +61,7 @@ const stepNameCharsMax = 64;
 export class FunctionChannel {
   /** Resolves when the process waits for its function; with the steps that took. */
   readonly parked: Promise<Step[]>;
-  readonly #fd: number;
+  readonly #connection: Connection;
   readonly #socket: Socket;
   readonly #reader = new FrameReader();
   readonly #events: ChannelEvents;
@@ -77,15 +75,15 @@ export class FunctionChannel {
   #outputPieces = 0;
   #outputBytes = 0;
 
-  constructor({ fd, socket }: Connection, events: ChannelEvents) {
-    this.#fd = fd;
+  constructor(connection: Connection, events: ChannelEvents) {
+    this.#connection = connection;
     this.#events = events;
     const parked = Promise.withResolvers<Step[]>();
     this.#settleParked = parked;
     this.parked = parked.promise;
     // Who assigns a function at once never waits for this.
     this.parked.catch(() => undefined);
-    this.#socket = socket;
+    this.#socket = connection.socket;
     this.#socket.on('data', (chunk: Buffer) => this.#receive(chunk));
     this.#socket.on('close', () => {
       this.#open = false;
@@ -105,7 +103,7 @@ export class FunctionChannel {
   /** Sends the function: its process wakes up, and waits for its root. */
   assign(specialisation: Specialisation): void {
     if (this.#closedBy !== undefined) throw this.#closedBy;
-    sendMessage(this.#fd, encodeJsonFrame(frameType.specialise, 0, specialisation));
+    this.#connection.send(encodeJsonFrame(frameType.specialise, 0, specialisation));
   }
 
   /** Sends the function's root. Resolves when the bundle is loaded, with the steps it took. */
@@ -113,7 +111,7 @@ export class FunctionChannel {
     if (this.#closedBy !== undefined) return Promise.reject(this.#closedBy);
     const ready = Promise.withResolvers<Step[]>();
     this.#settleReady = ready;
-    sendMessage(this.#fd, encodeFrame(frameType.root, 0), [mountFd]);
+    this.#connection.send(encodeFrame(frameType.root, 0), [mountFd]);
     return ready.promise;
   }
 
@@ -153,22 +151,10 @@ export class FunctionChannel {
       this.#socket.write(frame);
       return;
     }
-    const sent = this.#sendNow(frame);
+    const sent = this.#connection.writeNow(frame);
     this.#socket.cork();
     process.nextTick(() => this.#socket.uncork());
     if (sent < frame.length) this.#socket.write(frame.subarray(sent));
-  }
-
-  /** Past the stream, which takes longer than the system call; what is left is for the stream. */
-  #sendNow(frame: Buffer): number {
-    // Nothing overtakes what waits there, and a descriptor that was closed may be another's.
-    if (this.#socket.writableLength > 0 || this.#socket.destroyed) return 0;
-    try {
-      return writeSync(this.#fd, frame);
-    } catch {
-      // It is full, or broken: the stream waits, or tells.
-      return 0;
-    }
   }
 
   #receive(chunk: Buffer): void {

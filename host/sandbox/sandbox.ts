@@ -10,7 +10,7 @@
  * last process is gone, and everything it had is given back.
  */
 import { once } from 'node:events';
-import { closeSync, fchownSync } from 'node:fs';
+import { closeSync } from 'node:fs';
 import { join } from 'node:path';
 import { nowNs } from '../base/clock.ts';
 import { HatchError, messageOf } from '../base/errors.ts';
@@ -274,7 +274,7 @@ export class Sandbox {
     });
     // Or the function could not open its own /dev/stdout: both ends have one owner.
     const owner = this.#range.firstHostId;
-    fchownSync(output.fd, owner + functionUser.uid, owner + functionUser.gid);
+    output.changeOwner(owner + functionUser.uid, owner + functionUser.gid);
     this.#rawOutput = new RawOutput(output.socket, this.#onOutput);
   }
 

@@ -3,8 +3,8 @@ import { closeSync } from 'node:fs';
 import { nowNs } from '../base/clock.ts';
 import { HatchError } from '../base/errors.ts';
 import type { ContainerIdentity, ContainerOrder, FdRole } from '../protocol/zygote.ts';
-import { connectFd, type Connection } from '../sys/connection.ts';
-import { pipe, sendMessage, socketPair } from '../sys/socket.ts';
+import { Connection } from '../sys/connection.ts';
+import { pipe, socketPair } from '../sys/socket.ts';
 import type { Answer, RequestBody } from './zygote-process.ts';
 
 /** The holder closes the connections. */
@@ -44,9 +44,9 @@ export function bootPair(ask: Ask, { identity, fds }: PairOrder): ProcessPair {
 /** @throws SyscallError `EPIPE` when the pair has died. */
 export function giveOrder({ invoke, control }: ProcessPair, { identity, fds }: PairOrder): void {
   const startNs = nowNs();
-  const send = ({ fd }: Connection, chosen: PairOrder['fds']): void => {
+  const send = (to: Connection, chosen: PairOrder['fds']): void => {
     const order: ContainerOrder = { container: identity, fds: rolesOf(chosen), startNs };
-    sendMessage(fd, Buffer.from(JSON.stringify(order)), fdsOf(chosen));
+    to.send(Buffer.from(JSON.stringify(order)), fdsOf(chosen));
   };
   // The function's process has the longer way to go. PID 1 follows into what that has entered.
   send(invoke, fds);
@@ -82,9 +82,9 @@ function makePair(request: (ends: PairOrder['fds']) => Promise<Answer>): Process
   // Whoever holds the pair asks for it sooner or later.
   first.catch(() => undefined);
   return {
-    control: connectFd(control),
-    invoke: connectFd(invoke),
-    output: connectFd(output, { writable: false }),
+    control: new Connection(control),
+    invoke: new Connection(invoke),
+    output: new Connection(output, { writable: false }),
     first,
   };
 }

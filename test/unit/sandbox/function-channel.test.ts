@@ -13,7 +13,7 @@ import {
 } from '../../../host/protocol/frame.ts';
 import { decodeCall, resultEncoding } from '../../../host/protocol/invoke.ts';
 import { FunctionChannel, type Output } from '../../../host/sandbox/function-channel.ts';
-import { connectFd } from '../../../host/sys/connection.ts';
+import { Connection } from '../../../host/sys/connection.ts';
 import { socketPair } from '../../../host/sys/socket.ts';
 
 /** A channel with the test at the function's end. */
@@ -22,7 +22,7 @@ function open(context: TestContext) {
   const outputs: Output[] = [];
   const broken: HatchError[] = [];
   let ended = 0;
-  const channel = new FunctionChannel(connectFd(near), {
+  const channel = new FunctionChannel(new Connection(near), {
     onOutput: (output) => outputs.push(output),
     onEnd: () => ended++,
     onBroken: (reason) => {
@@ -101,7 +101,7 @@ test('calls keep their order and lose nothing when the function does not read', 
 
 test('the first call is sent at once, those beside it together', (context) => {
   const [near, far] = socketPair('stream');
-  const channel = new FunctionChannel(connectFd(near), {
+  const channel = new FunctionChannel(new Connection(near), {
     onOutput: () => undefined,
     onEnd: () => undefined,
     onBroken: () => undefined,
