@@ -9,8 +9,6 @@ main() {
   ip link set lo up
   hostname hatch-vm
   ulimit -Hn 524288
-  # Compiling is a large part of a start under emulation.
-  export NODE_COMPILE_CACHE=/tmp/compile-cache
   output=$(port hatch.output) status=$(port hatch.status)
   echo "vm: Linux $(uname -r), booted in $(cut -d ' ' -f 1 /proc/uptime) s" >"$output"
   bash /run/command >"$output" 2>&1 </dev/null
