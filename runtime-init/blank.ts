@@ -7,6 +7,7 @@
 import { messageOf } from '../host/base/errors.ts';
 import type { FdRole, ZygoteSetup } from '../host/protocol/zygote.ts';
 import { adoptEventLoop, exitNow, fork, openPidFd, renewRandomness } from '../host/sys/fork.ts';
+import { makeRootPrivate } from '../host/sys/mount.ts';
 import { joinNamespace, namespaceFlag, unshare } from '../host/sys/namespace.ts';
 import { oomScore, setOomScore } from '../host/sys/oom-score.ts';
 import {
@@ -25,7 +26,9 @@ import { buildContainer } from './container.ts';
 import { fdFor, receiveOrder, type BlankProcess, type ContainerStart } from './container-start.ts';
 import { closeInherited, type LibuvFds } from './inherited-fds.ts';
 import { runInit } from './init.ts';
-import { makeMounts, makeProc } from './park.ts';
+import { makeMounts, type Mounts } from './park.ts';
+import { openNamespaceLimits } from './privileges.ts';
+import { mountProc } from './proc-mount.ts';
 import { rehearseInBlank } from './rehearse-start.ts';
 import { FunctionServer } from './serve.ts';
 
@@ -85,7 +88,9 @@ function becomePair({ setup, libuv, fds }: BlankOptions): void {
     // Node's own handler would return into the fault for ever: the kernel spares PID 1 the default.
     restoreSignal(SIGSEGV);
     if (waitReadable([control], 0).length === 0) rehearseInBlank.init();
-    failLoudly(() => runInit({ socket: control, link: initLink, seccomp }, awaitOrder(control)));
+    const namespaceLimits = openNamespaceLimits();
+    const blank = { socket: control, link: initLink, seccomp, namespaceLimits };
+    failLoudly(() => runInit(blank, awaitOrder(control)));
   }
 }
 
@@ -93,9 +98,10 @@ function becomeFunction(blank: BlankProcess, setup: ZygoteSetup): void {
   renewRandomness();
   Object.defineProperty(process, 'pid', { value: currentPid(), enumerable: true });
   setResourceLimit(resource.openFiles, setup.openFilesMax);
-  setResourceLimit(resource.core, 0);
-  // Detached, they belong to no mount namespace: a container's own takes them in.
-  const mounts = [makeProc(), ...makeMounts(setup.tmpfsBytes)];
+  unshare(namespaceFlag.mount);
+  makeRootPrivate();
+  // Where they belong is not there yet: /proc is moved, the others are not attached so far.
+  const mounts: Mounts = [['proc', mountProc()], ...makeMounts(setup.tmpfsBytes)];
   const server = new FunctionServer(blank.socket);
   if (waitReadable([blank.socket], 0).length === 0) rehearseInBlank.function();
   buildContainer({ ...blank, mounts, server }, awaitOrder(blank.socket));

@@ -52,6 +52,10 @@ export function bootCommand({ setup, identity, joinCount }: Boot): [string, ...s
   const { uid, gid } = identity;
   const joinCgroupNamespace = ['/usr/bin/unshare', '--cgroup'];
   const joinUserNamespace = ['/bin/busybox', 'nsenter', '-U/proc/self/fd/6', '-S', '0', '-G', '0'];
+  // As `privileges.ts` has it.
+  const limits = '/proc/sys/user/max_*_namespaces';
+  const forbid = `for file in ${limits}; do echo 0 >"$file" || exit 125; done; exec "$@"`;
+  const forbidNamespaces = ['/bin/busybox', 'sh', '-c', forbid, 'sh'];
   const dropRights = [
     '/usr/bin/setpriv',
     `--reuid=${uid}`,
@@ -71,6 +75,7 @@ export function bootCommand({ setup, identity, joinCount }: Boot): [string, ...s
     'sh',
     ...joinCgroupNamespace,
     ...joinUserNamespace,
+    ...forbidNamespaces,
     ...dropRights,
     nodePath,
     ...nodeArguments,

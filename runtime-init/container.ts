@@ -5,7 +5,6 @@
 import { writeSync } from 'node:fs';
 import { nowNs } from '../host/base/clock.ts';
 import type { Step } from '../host/base/channels.ts';
-import { makeRootPrivate } from '../host/sys/mount.ts';
 import {
   bringLoopbackUp,
   joinNamespace,
@@ -17,9 +16,9 @@ import {
 import { closeRole, tellOther, type ContainerStart } from './container-start.ts';
 import { park, type BlankFunction } from './park.ts';
 
-/** Those that PID 1 joins when they are made. */
-export const madeNamespaces =
-  namespaceFlag.mount | namespaceFlag.uts | namespaceFlag.ipc | namespaceFlag.cgroup;
+const madeNamespaces = namespaceFlag.uts | namespaceFlag.ipc | namespaceFlag.cgroup;
+/** Those that PID 1 joins; the function's process has that of mounts from before. */
+export const ownNamespaces = madeNamespaces | namespaceFlag.mount;
 
 /** Returns when the function is loaded, into the event loop that serves its calls. */
 export function buildContainer(blank: BlankFunction, start: ContainerStart): void {
@@ -62,7 +61,6 @@ function enterNamespaces(start: ContainerStart): Step[] {
   joinNetwork(start);
   finish('network');
   unshare(madeNamespaces);
-  makeRootPrivate();
   setHostname(start.identity.id);
   setDomainName('');
   finish('namespaces');

@@ -13,7 +13,7 @@ import type { Step } from '../host/base/channels.ts';
 import type { Specialisation } from '../host/protocol/invoke.ts';
 import type { ZygoteHello, ZygoteRequest, ZygoteSetup } from '../host/protocol/zygote.ts';
 import { exitNow, openPidFd, reapChild } from '../host/sys/fork.ts';
-import { cloneMount, makeRootPrivate } from '../host/sys/mount.ts';
+import { cloneMount, makeRootPrivate, setMountAttributes } from '../host/sys/mount.ts';
 import {
   bringLoopbackUp,
   joinNamespace,
@@ -35,6 +35,7 @@ import { bootCommand, type Boot } from './boot.ts';
 import { fdFor, groupByRole } from './container-start.ts';
 import { makeNetworkNamespace } from './network-namespace.ts';
 import { enterRoot, makeMounts, waitForFunction, type Mounts } from './park.ts';
+import { coverProc, procAttributes } from './proc-mount.ts';
 import { answer, answerWithFd, nextRequest, zygoteSocketFd } from './zygote-socket.ts';
 
 const kinds = ['mnt', 'uts', 'ipc', 'net', 'pid'] as const;
@@ -183,7 +184,9 @@ function assign(container: Waiting, own: Map<Kind, number>): void {
     joinNamespace(container.mountNamespace, namespaceFlag.mount);
     try {
       // PID 1 has mounted it: only a process inside can have the right one.
-      const proc = cloneMount({ path: '/proc', recursive: false });
+      coverProc();
+      const proc = cloneMount({ path: '/proc', recursive: true });
+      setMountAttributes(proc, { attributes: procAttributes });
       enterRoot(rootFd, [['proc', proc], ...container.mounts.splice(0)]);
     } finally {
       goHome(own);

@@ -9,7 +9,7 @@ import { exitNow, openPidFd, reapChild } from '../host/sys/fork.ts';
 import { isErrno } from '../host/sys/errors.ts';
 import { joinNamespace, namespaceFlag } from '../host/sys/namespace.ts';
 import { openSignalFd, sendSignal, signalInfoBytes, waitReadable } from '../host/sys/process.ts';
-import { joinCgroup, madeNamespaces } from './container.ts';
+import { joinCgroup, ownNamespaces } from './container.ts';
 import {
   fdFor,
   hearOther,
@@ -27,18 +27,26 @@ const graceMs = 100;
 /** The function process is PID 1's first child. */
 const functionPid = 2;
 
+/** PID 1 before it has a container. */
+export interface BlankInit extends BlankProcess {
+  /** From `openNamespaceLimits`. */
+  namespaceLimits: number;
+}
+
 /** Never returns. */
-export function runInit({ socket, link, seccomp }: BlankProcess, start: ContainerStart): never {
+export function runInit(blank: BlankInit, start: ContainerStart): never {
+  const { socket, link, seccomp, namespaceLimits } = blank;
   joinCgroup(start);
   hearOther(link);
   const functionFd = openPidFd(functionPid);
-  joinNamespace(functionFd, madeNamespaces | namespaceFlag.network);
+  joinNamespace(functionFd, ownNamespaces | namespaceFlag.network);
   closeSync(functionFd);
   const signals = openSignalFd();
   dropPrivileges({
     userNamespace: fdFor(start.fds, 'userNamespace'),
     identity: start.identity,
     seccomp,
+    namespaceLimits,
   });
   tellOther(link);
   closeSync(link);

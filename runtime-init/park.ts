@@ -34,7 +34,7 @@ import type { FunctionServer } from './serve.ts';
 
 /** Where the zygote's root has an empty directory to build a container's root on. */
 const buildDirectory = '/mnt';
-const { noSuid, noDev, noExec } = mountAttribute;
+const { noSuid, noDev } = mountAttribute;
 
 /** Mounts that every container gets, by the directory they belong on. */
 export type Mounts = [directory: string, mountFd: number][];
@@ -62,12 +62,6 @@ export function park(blank: BlankFunction, start: ContainerStart, parkSteps: Ste
     sendToHost(encodeJsonFrame(frameType.failed, 0, failed));
     exitNow(1);
   }
-}
-
-/** Shows the pid namespace of the process that makes it. */
-export function makeProc(): Mounts[number] {
-  const attributes = noSuid | noDev | noExec;
-  return ['proc', createMount({ type: 'proc', options: [], attributes })];
 }
 
 /** The mounts that any process can make for a container. */

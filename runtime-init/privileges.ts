@@ -1,6 +1,7 @@
 /** The last steps before foreign code: the user namespace, no rights, the seccomp filter. */
-import { closeSync } from 'node:fs';
+import { closeSync, constants, openSync, writeSync } from 'node:fs';
 import type { ContainerIdentity } from '../host/protocol/zygote.ts';
+import { O_CLOEXEC, O_PATH, openAt, resolve } from '../host/sys/file.ts';
 import { joinNamespace, mayUnshare, namespaceFlag } from '../host/sys/namespace.ts';
 import {
   becomeUnprivileged,
@@ -16,20 +17,41 @@ export interface Drop {
   identity: ContainerIdentity;
   /** The program as the kernel takes it. */
   seccomp: Buffer;
+  /** From `openNamespaceLimits`; closed. One process of a container sets them for both. */
+  namespaceLimits?: number;
 }
+
+const namespaceKinds = ['user', 'pid', 'uts', 'ipc', 'net', 'mnt', 'cgroup', 'time'];
 
 /**
  * The user namespace comes last, so that all others belong to the host: not even a capable process
  * could mount, rename the host or touch the network. Cannot be undone.
  */
-export function dropPrivileges({ userNamespace, identity, seccomp }: Drop): void {
+export function dropPrivileges({ userNamespace, identity, seccomp, namespaceLimits }: Drop): void {
   joinNamespace(userNamespace, namespaceFlag.user);
   closeSync(userNamespace);
+  if (namespaceLimits !== undefined) forbidNamespaces(namespaceLimits);
   becomeUnprivileged({ uid: identity.uid, gid: identity.gid });
   setDumpable(false);
   setNoNewPrivileges();
   loadSeccompFilter(seccomp);
   verifyDropped();
+}
+
+/** While /proc can still be written to. */
+export function openNamespaceLimits(): number {
+  return openSync('/proc/sys/user', O_PATH | O_CLOEXEC | constants.O_DIRECTORY);
+}
+
+/** In the user namespace joined last none can be made, not even with all rights in it. */
+function forbidNamespaces(limits: number): void {
+  for (const kind of namespaceKinds) {
+    const how = { flags: constants.O_WRONLY | O_CLOEXEC, resolve: resolve.beneath };
+    const fd = openAt(limits, `max_${kind}_namespaces`, how);
+    writeSync(fd, '0');
+    closeSync(fd);
+  }
+  closeSync(limits);
 }
 
 /** Reads back what `dropPrivileges` did, and throws when any right is left. */

@@ -23,8 +23,9 @@ import { closeAllBut, currentPid, setUmask } from '../host/sys/process.ts';
 import { sendMessage, socketPair } from '../host/sys/socket.ts';
 import { closeRole, receiveOrder } from './container-start.ts';
 import { describeFds } from './inherited-fds.ts';
-import { enterRoot, makeMounts, makeProc, waitForFunction } from './park.ts';
+import { enterRoot, makeMounts, waitForFunction } from './park.ts';
 import { verifyDropped } from './privileges.ts';
+import { mountProc } from './proc-mount.ts';
 import { rehearseFunction } from './serve.ts';
 
 const rounds = 8;
@@ -90,7 +91,7 @@ function rehearseNamespaces(setup: ZygoteSetup): void {
   renewRandomness();
   const rootFd = createMount({ type: 'tmpfs', options: [], attributes: 0 });
   for (const directory of ['proc', 'dev', 'tmp']) mkdirSync(`/proc/self/fd/${rootFd}/${directory}`);
-  enterRoot(rootFd, [makeProc(), ...makeMounts(setup.tmpfsBytes)]);
+  enterRoot(rootFd, [['proc', mountProc()], ...makeMounts(setup.tmpfsBytes)]);
   currentPid();
   rehearseVerification();
 }

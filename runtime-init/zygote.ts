@@ -8,8 +8,14 @@ import { messageOf } from '../host/base/errors.ts';
 import type { ZygoteHello, ZygoteSetup } from '../host/protocol/zygote.ts';
 import { exitNow, makeForkable } from '../host/sys/fork.ts';
 import { openOwnNamespace } from '../host/sys/namespace.ts';
-import { blockAllSignals, ignoreSignal, setResourceLimit } from '../host/sys/process.ts';
-import { becomeSessionLeader, resource } from '../host/sys/process.ts';
+import {
+  becomeSessionLeader,
+  blockAllSignals,
+  ignoreSignal,
+  lowerResourceLimit,
+  resource,
+  setResourceLimit,
+} from '../host/sys/process.ts';
 import { loadSeccompFilter } from '../host/sys/seccomp-filter.ts';
 import { receiveMessage } from '../host/sys/socket.ts';
 import { forkBlank } from './blank.ts';
@@ -22,13 +28,19 @@ import { collectGarbage, warmUp } from './warm.ts';
 import { answer, answerWithFd, nextRequest, zygoteSocketFd } from './zygote-socket.ts';
 
 const SIGCHLD = 17;
+/** What Linux gives anybody by default, but for signals, of which it gives a root too many. */
+const resourceLimits: readonly [which: number, most: number][] = [
+  [resource.lockedMemory, 8 * 2 ** 20],
+  [resource.pendingSignals, 1024],
+  [resource.messageQueueBytes, 819_200],
+];
 
 export async function runZygote(): Promise<void> {
   const message = receiveMessage(zygoteSocketFd);
   if (message === undefined) return;
   const setup = JSON.parse(message.bytes.toString()) as ZygoteSetup;
   becomeSessionLeader();
-  setResourceLimit(resource.core, 0);
+  limitResources();
   if (setup.fork === 'never') serveByExec(setup, 'it is configured not to');
   await warmUp(setup);
   makeForkable();
@@ -48,6 +60,12 @@ export async function runZygote(): Promise<void> {
   const loop = findLoopFds();
   collectGarbage();
   serveUntilForked(setup, { own: [...loop, ...signalLock], threads: findThreadFds(loop) });
+}
+
+/** For its containers, which inherit them: what no control group counts. */
+function limitResources(): void {
+  setResourceLimit(resource.core, 0);
+  for (const [which, most] of resourceLimits) lowerResourceLimit(which, most);
 }
 
 /** Returns in a child only; the zygote itself leaves when the host closes the socket. */

@@ -70,6 +70,10 @@ const setresgidCall = syscall<[number, number, number]>(
 const setresuidCall = syscall<[number, number, number]>(
   'int setresuid(unsigned int r, unsigned int e, unsigned int s)',
 );
+const getrlimitCall = syscall<[number, Uint8Array]>(
+  'int getrlimit(int resource, _Out_ uint8_t *limit)',
+  (which) => `of resource ${which}`,
+);
 const setrlimitCall = syscall<[number, Uint8Array]>(
   'int setrlimit(int resource, const uint8_t *limit)',
   (which) => `of resource ${which}`,
@@ -176,6 +180,14 @@ export function setResourceLimit(which: number, value: number): void {
   limit.writeBigUInt64LE(BigInt(value), resourceLimitLayout.soft);
   limit.writeBigUInt64LE(BigInt(value), resourceLimitLayout.hard);
   setrlimitCall(which, limit);
+}
+
+/** Sets both limits to `value`, or to the hard limit where that is lower: raising wants a right. */
+export function lowerResourceLimit(which: number, value: number): void {
+  const limit = Buffer.alloc(resourceLimitLayout.size);
+  getrlimitCall(which, limit);
+  const most = limit.readBigUInt64LE(resourceLimitLayout.hard);
+  setResourceLimit(which, most < BigInt(value) ? Number(most) : value);
 }
 
 /**

@@ -98,11 +98,21 @@ function mountProc(directory: string): void {
   closeSync(proc);
 }
 
-/** The one file of /sys that Node.js reads; containers have none of it. */
+/**
+ * The one file of /sys that Node.js reads, and what covers parts of a container's /proc: see
+ * `runtime-init/proc-mount.ts`. Containers have none of it by name.
+ */
 function mountSys(directory: string): void {
   const mountFd = createMount({ type: 'tmpfs', options: [], attributes: noSuid | noDev | noExec });
   attachMount(mountFd, directory);
+  mkdirSync(join(directory, 'masked/directory'), { recursive: true, mode: 0o555 });
+  writeFileSync(join(directory, 'masked/file'), '', { mode: 0o444 });
+  copyHugePagesSetting(directory);
+  setMountAttributes(mountFd, { attributes: readOnly });
   closeSync(mountFd);
+}
+
+function copyHugePagesSetting(directory: string): void {
   const file = 'kernel/mm/transparent_hugepage/enabled';
   if (!existsSync(join('/sys', file))) return;
   for (const each of ['kernel', 'kernel/mm', dirname(file)]) mkdirSync(join(directory, each));

@@ -137,13 +137,9 @@ test('1.4 mounts inside never show outside, nor the reverse', async () => {
   const probe = await startProbe(host, 'mounts');
   const inside = () => mountsOf(probe.functionPid);
   const { mounts } = await probe.ask<View>({ do: 'view' });
-  assert.deepEqual(mounts.map(({ point }) => point).toSorted(), [
-    '/',
-    '/dev',
-    '/dev/shm',
-    '/proc',
-    '/tmp',
-  ]);
+  // What covers parts of /proc is a mount as well.
+  const points = mounts.map(({ point }) => point).filter((point) => !point.startsWith('/proc/'));
+  assert.deepEqual(points.toSorted(), ['/', '/dev', '/dev/shm', '/proc', '/tmp']);
   assert.equal(outside(), before);
 
   // Whoever has the rights that the function lacks mounts something inside, and at the same place

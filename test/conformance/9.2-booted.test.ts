@@ -41,8 +41,9 @@ test('9.2 a booted instance has the walls of a forked one', async () => {
   // Node.js starts threads of its own first: their ids come before the function's.
   assert.deepEqual([view.pids, view.uid], [[1, view.pid], 1000]);
   assert.deepEqual([view.interfaces, view.hostname], [['lo'], probe.instanceId]);
-  const points = view.mounts.map(({ point }) => point).toSorted();
-  assert.deepEqual(points, ['/', '/dev', '/dev/shm', '/proc', '/tmp']);
+  // What covers parts of /proc is a mount as well.
+  const points = view.mounts.map(({ point }) => point).filter((at) => !at.startsWith('/proc/'));
+  assert.deepEqual(points.toSorted(), ['/', '/dev', '/dev/shm', '/proc', '/tmp']);
   assert.ok(uidBaseOf(probe.functionPid) >= 65_536);
   const inside = namespacesOf(probe.functionPid);
   assert.deepEqual(namespacesOf(probe.initPid), inside);

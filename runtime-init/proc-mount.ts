@@ -1,0 +1,83 @@
+/**
+ * A container's /proc: read-only, so that no write to it reaches the kernel, and with an empty file
+ * or directory over whatever tells of the machine and not of the container. Users and capabilities
+ * refuse most of that already; this holds without them.
+ */
+import { closeSync, statSync } from 'node:fs';
+import { attachMount, cloneMount, createMount, mountAttribute } from '../host/sys/mount.ts';
+
+const { noSuid, noDev, noExec, readOnly } = mountAttribute;
+export const procAttributes = noSuid | noDev | noExec | readOnly;
+/** Empty, on a read-only mount; see `launch.ts`. */
+const emptyFile = '/sys/masked/file';
+const emptyDirectory = '/sys/masked/directory';
+
+const candidates = [
+  // Interfaces to hardware and its drivers.
+  'acpi',
+  'asound',
+  'interrupts',
+  'iomem',
+  'ioports',
+  'irq',
+  'mtrr',
+  'scsi',
+  'sysrq-trigger',
+  // Memory and layout of the kernel.
+  'config.gz',
+  'kallsyms',
+  'kcore',
+  'kpagecgroup',
+  'kpagecount',
+  'kpageflags',
+  'modules',
+  'pagetypeinfo',
+  'slabinfo',
+  'vmallocinfo',
+  // What others do.
+  'key-users',
+  'keys',
+  'kmsg',
+  'latency_stats',
+  'sched_debug',
+  'timer_list',
+  'timer_stats',
+  // Would run a program of the container's choice for everybody.
+  'sys/fs/binfmt_misc',
+];
+
+interface Mask {
+  path: string;
+  source: string;
+}
+
+/** What this kernel has of it is the same in every /proc: looked up once, by the zygote. */
+let masks: Mask[] | undefined;
+
+/**
+ * Shows the pid namespace of the calling process, on /proc of its own mount namespace. The mount
+ * may be moved by the descriptor, and takes what covers its parts along.
+ */
+export function mountProc(): number {
+  const mountFd = createMount({ type: 'proc', options: [], attributes: procAttributes });
+  attachMount(mountFd, '/proc');
+  coverProc();
+  return mountFd;
+}
+
+/** Covers what is to be hidden in /proc of the own mount namespace. */
+export function coverProc(): void {
+  masks ??= candidates.flatMap(maskOf);
+  for (const { path, source } of masks) {
+    const mountFd = cloneMount({ path: source, recursive: false });
+    attachMount(mountFd, path);
+    closeSync(mountFd);
+  }
+}
+
+function maskOf(name: string): Mask[] {
+  const path = `/proc/${name}`;
+  const found = statSync(path, { throwIfNoEntry: false });
+  if (found === undefined) return [];
+  return [{ path, source: found.isDirectory() ? emptyDirectory : emptyFile }];
+}
