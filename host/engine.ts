@@ -43,7 +43,7 @@ export interface Engine {
 
 const MiB = 2 ** 20;
 /** Descriptors of each process of a function. */
-const openFilesMax = 1024;
+export const openFilesMax = 1024;
 /** What one instance may write to its root, and to each of /tmp and /dev/shm. */
 const rootBytesMax = 512 * MiB;
 const tmpfsBytesMax = 64 * MiB;

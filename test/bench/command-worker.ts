@@ -1,21 +1,29 @@
 /**
  * Starts Node.js by other means, in the same base image: in the open, with bubblewrap, runc, crun.
- * The clock runs from before the spawn until the first line of JavaScript has run, which is when a
- * worker could take its first call; how long until it has exited again is noted beside it.
+ * What ours is compared with does what ours does: each start gets a root of its own over the shared
+ * layers, and the clock runs until the function is loaded and could take its first call. In the
+ * open it runs until the first line of JavaScript. How long until it has exited again is noted.
  */
-import { spawn, spawnSync } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
+  closeSync,
   existsSync,
   mkdirSync,
   readFileSync,
   readdirSync,
   realpathSync,
   rmdirSync,
+  rmSync,
   statfsSync,
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
+import { bundleFunction } from '../../host/function/bundle.ts';
+import { readManifest } from '../../host/function/manifest.ts';
+import { mountOverlay } from '../../host/storage/overlay-mount.ts';
+import { attachMount, detachMount } from '../../host/sys/mount.ts';
+import { ociConfig, type Limits } from './oci-bundle.ts';
 import { serve } from './worker.ts';
 
 export type CommandKind = 'node' | 'bwrap' | 'runc' | 'crun';
@@ -31,20 +39,23 @@ export interface CommandSample {
   exitMs: number;
 }
 
-export interface Limits {
-  memoryBytes: number;
-  cpuCores: number;
-  pidsMax: number;
-}
-
 /** `node -e 0` that says when it has got there. */
 const script = "require('fs').writeSync(1,'.')";
+/** A worker that has loaded the function and listens for its calls, until there can be no more. */
+const workerScript = (entry: string): string => `
+  const { handler } = require('${entry}');
+  process.stdin.on('data', (event) => console.log(handler(JSON.parse(event)).greeting));
+  ${script}`;
 const cgroupName = `hatch-bench-${process.pid}`;
 const cgroup2Magic = 0x63677270;
+
+const hello = join(import.meta.dirname, '../../functions/hello');
 
 let directory = '';
 let sequence = 0;
 let commandOf: (id: string) => string[] = () => [];
+/** Bottom first; none for what needs no root. */
+let lowerDirectories: string[] = [];
 
 const handlers = {
   async prepare(options: {
@@ -55,37 +66,32 @@ const handlers = {
   }): Promise<Prepared> {
     const { kind, layers, limits } = options;
     directory = options.directory;
-    const rootfs = join(directory, 'rootfs');
-    mkdirSync(rootfs, { recursive: true });
     if (kind === 'node') {
       const binary = realpathSync(process.execPath);
       commandOf = () => [binary, '-e', script];
       return {};
     }
-    const program = kind === 'bwrap' ? 'bwrap' : kind;
-    if (spawnSync(program, ['--version']).status !== 0)
-      return { problem: `${program} is not installed` };
-    mountLayers(layers, rootfs);
+    if (spawnSync(kind, ['--version']).status !== 0) return { problem: `${kind} is not installed` };
+    mkdirSync(rootfs());
+    const { layer, entryPath } = await unpackFunction();
+    lowerDirectories = [...layers, layer];
+    const command = ['/usr/local/bin/node', '-e', workerScript(entryPath)];
     if (kind === 'bwrap') {
-      commandOf = () => bwrapCommand(rootfs);
-      return check('same namespaces, no limits: bubblewrap has none');
+      commandOf = () => bwrapCommand(command);
+      return check('same namespaces; bubblewrap has no limits, and no filter was given');
     }
     const hasLimits = kind === 'runc' || makeCgroup2Visible();
-    writeBundle(rootfs, hasLimits ? limits : undefined);
-    commandOf = (id) => [
-      kind,
-      '--root',
-      join(directory, 'state'),
-      'run',
-      '--bundle',
-      directory,
-      id,
-    ];
+    const cgroupsPath = `/${cgroupName}/run`;
+    const given = hasLimits ? limits : undefined;
+    const config = ociConfig({ rootfs: rootfs(), command, cgroupsPath, limits: given });
+    writeFileSync(join(directory, 'config.json'), JSON.stringify(config));
+    const state = join(directory, 'state');
+    commandOf = (id) => [kind, '--root', state, 'run', '--bundle', directory, id];
     return check(
       hasLimits
-        ? 'same namespaces and limits, one shared root made ahead, no seccomp filter'
-        : 'same namespaces, one shared root made ahead, no seccomp filter; without limits, ' +
-            'since this crun wants pure cgroup v2 and the controllers here are on v1',
+        ? 'same namespaces, limits and seccomp profile'
+        : 'same namespaces and seccomp profile; without limits, since this crun wants pure ' +
+            'cgroup v2 and the controllers here are on v1',
     );
   },
 
@@ -114,36 +120,71 @@ async function check(note: string): Promise<Prepared> {
 }
 
 async function runOnce(): Promise<CommandSample> {
-  const [program = '', ...args] = commandOf(`${cgroupName}-${sequence++}`);
+  const id = `${cgroupName}-${sequence++}`;
+  const [program = '', ...args] = commandOf(id);
+  const isContained = lowerDirectories.length > 0;
   const began = performance.now();
-  const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+  if (isContained) mountRoot(id);
+  const child = spawn(program, args, { stdio: 'pipe' });
   let readyMs: number | undefined;
   let said = '';
-  child.stdout.on('data', () => (readyMs ??= performance.now() - began));
+  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+    said += text;
+    if (readyMs !== undefined) return;
+    readyMs = performance.now() - began;
+    child.stdin.end('{"name":"bench"}');
+  });
   child.stderr.setEncoding('utf8').on('data', (text: string) => (said += text));
   const exited = once(child, 'exit').then(() => performance.now() - began);
   const [code] = (await once(child, 'close')) as [number | null];
-  if (code !== 0 || readyMs === undefined)
+  if (isContained) unmountRoot(id);
+  if (code !== 0 || readyMs === undefined || (isContained && !said.includes('Hello, bench!')))
     throw new Error(`${program} ended with ${code}: ${said.trim().slice(0, 300)}`);
   return { readyMs, exitMs: await exited };
 }
 
-/** One root for all of its runs: none of them has to pay for making one. */
-function mountLayers(layers: string[], rootfs: string): void {
-  for (const name of ['upper', 'work']) mkdirSync(join(directory, name));
-  const options = [
-    `lowerdir=${layers.toReversed().join(':')}`,
-    `upperdir=${join(directory, 'upper')}`,
-    `workdir=${join(directory, 'work')}`,
-  ];
-  mount(['-t', 'overlay', 'overlay', '-o', options.join(','), rootfs]);
+function rootfs(): string {
+  return join(directory, 'rootfs');
 }
 
-function bwrapCommand(rootfs: string): string[] {
+/** As our own storage driver does it. */
+function mountRoot(id: string): void {
+  const scratch = join(directory, id);
+  for (const name of ['', 'upper', 'work']) mkdirSync(join(scratch, name));
+  const mountFd = mountOverlay({
+    directory: scratch,
+    lowerDirectories,
+    lowerOption: 'list',
+    persistent: true,
+  });
+  attachMount(mountFd, rootfs());
+  closeSync(mountFd);
+}
+
+function unmountRoot(id: string): void {
+  detachMount(rootfs());
+  rmSync(join(directory, id), { recursive: true });
+}
+
+async function unpackFunction(): Promise<{ layer: string; entryPath: string }> {
+  const outputDirectory = join(directory, 'bundle');
+  const layer = join(directory, 'layer');
+  for (const path of [outputDirectory, layer]) mkdirSync(path);
+  const manifest = await readManifest(hello);
+  const { layerFile, entryPath } = await bundleFunction({
+    directory: hello,
+    manifest,
+    outputDirectory,
+  });
+  execFileSync('tar', ['-xzf', layerFile, '-C', layer]);
+  return { layer, entryPath };
+}
+
+function bwrapCommand(command: readonly string[]): string[] {
   const isolation = '--unshare-all --die-with-parent --new-session --clearenv';
-  const mounts = `--bind ${rootfs} / --proc /proc --dev /dev --tmpfs /tmp`;
-  const command = '--uid 1000 --gid 1000 -- /usr/local/bin/node -e';
-  return ['bwrap', ...[isolation, mounts, command].join(' ').split(' '), script];
+  const mounts = `--bind ${rootfs()} / --proc /proc --dev /dev --tmpfs /tmp`;
+  const user = '--uid 1000 --gid 1000 --';
+  return ['bwrap', ...[isolation, mounts, user].join(' ').split(' '), ...command];
 }
 
 /** True when there are controllers for the limits. */
@@ -157,48 +198,6 @@ function makeCgroup2Visible(): boolean {
 function mount(args: string[]): void {
   const { status, stderr } = spawnSync('mount', args, { encoding: 'utf8' });
   if (status !== 0) throw new Error(`mount ${args.join(' ')}: ${stderr}`);
-}
-
-/** What our containers have, in the words of the OCI runtime specification. */
-function writeBundle(rootfs: string, limits: Limits | undefined): void {
-  const mapping = [{ containerID: 0, hostID: 200_000_000, size: 65_536 }];
-  const tmpfs = ['nosuid', 'nodev', 'mode=1777', 'size=67108864'];
-  const period = 100_000;
-  const resources = limits && {
-    memory: { limit: limits.memoryBytes },
-    cpu: { quota: Math.round(limits.cpuCores * period), period },
-    pids: { limit: limits.pidsMax },
-  };
-  const config = {
-    ociVersion: '1.0.2',
-    hostname: 'hatch-bench',
-    process: {
-      terminal: false,
-      user: { uid: 1000, gid: 1000 },
-      args: ['/usr/local/bin/node', '-e', script],
-      env: ['PATH=/usr/local/bin:/usr/bin:/bin'],
-      cwd: '/',
-      noNewPrivileges: true,
-      capabilities: { bounding: [], effective: [], permitted: [], ambient: [] },
-    },
-    root: { path: rootfs, readonly: false },
-    mounts: [
-      { destination: '/proc', type: 'proc', source: 'proc' },
-      { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'mode=755'] },
-      { destination: '/dev/shm', type: 'tmpfs', source: 'shm', options: tmpfs },
-      { destination: '/tmp', type: 'tmpfs', source: 'tmpfs', options: tmpfs },
-    ],
-    linux: {
-      cgroupsPath: `/${cgroupName}/run`,
-      ...(resources === undefined ? {} : { resources }),
-      uidMappings: mapping,
-      gidMappings: mapping,
-      namespaces: ['pid', 'network', 'ipc', 'uts', 'mount', 'cgroup', 'user'].map((type) => ({
-        type,
-      })),
-    },
-  };
-  writeFileSync(join(directory, 'config.json'), JSON.stringify(config));
 }
 
 /** The runtimes remove a container's group and leave its parent. */
