@@ -58,6 +58,9 @@ export function configHelp(): string {
 const count = (fallback: number, max = 1_000_000): z.ZodDefault<z.ZodInt> =>
   z.int().min(1).max(max).default(fallback);
 
+const natsFile = (meaning: string): z.ZodOptional<z.ZodString> =>
+  z.string().min(1).optional().describe(meaning);
+
 const MiB = 2 ** 20;
 
 /** The rest is for the host, its pages and whatever else runs there. */
@@ -76,7 +79,16 @@ const shape = {
     .optional()
     .describe('NATS server to join; without one the host starts its own'),
   natsToken: z.string().min(1).optional().describe('Token for the NATS server'),
-  natsCredentialsFile: z.string().min(1).optional().describe('NATS credentials (.creds) file'),
+  natsCredentialsFile: natsFile('NATS credentials (.creds) file'),
+  natsNkeyFile: natsFile('File with the seed of a NATS user, as an nkey'),
+  natsTlsCaFile: natsFile('Certificate authority of the NATS server, in PEM'),
+  natsTlsCertFile: natsFile('Certificate to show to the NATS server, in PEM'),
+  natsTlsKeyFile: natsFile('Key of natsTlsCertFile, in PEM'),
+  natsInboxPrefix: z
+    .string()
+    .regex(/^[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*$/, 'must be like _INBOX.host')
+    .optional()
+    .describe('Where this host receives replies on the NATS server; by default _INBOX'),
   natsPort: z
     .int()
     .min(1)
@@ -183,11 +195,24 @@ const hostConfigSchema = z.strictObject(shape).superRefine((config, context) => 
     const message = 'uidBase and uidRanges reach past the last user id';
     context.addIssue({ code: 'custom', path: ['uidRanges'], message });
   }
-  if (config.natsUrl === undefined && config.natsCredentialsFile !== undefined) {
-    const message = 'is for a server of yours: set natsUrl too';
-    context.addIssue({ code: 'custom', path: ['natsCredentialsFile'], message });
-  }
+  for (const { path, message } of accessProblems(config))
+    context.addIssue({ code: 'custom', path: [path], message });
 });
+
+function accessProblems(config: Partial<HostConfig>): { path: Key; message: string }[] {
+  const { natsUrl, natsTlsCertFile: cert, natsTlsKeyFile: key } = config;
+  const problems = configKeys
+    .filter((path) => /^nats.+(?:File|Prefix)$/.test(path) && config[path] !== undefined)
+    .filter(() => natsUrl === undefined)
+    .map((path) => ({ path, message: 'is for a server of yours: set natsUrl too' }));
+  if (config.natsCredentialsFile !== undefined && config.natsNkeyFile !== undefined)
+    problems.push({ path: 'natsNkeyFile', message: 'is in natsCredentialsFile: give one of them' });
+  if ((cert === undefined) !== (key === undefined)) {
+    const path = cert === undefined ? 'natsTlsKeyFile' : 'natsTlsCertFile';
+    problems.push({ path, message: 'a certificate and its key belong together: set both' });
+  }
+  return problems;
+}
 
 type Key = keyof typeof shape;
 const configKeys = Object.keys(shape) as Key[];

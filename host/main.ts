@@ -1,8 +1,7 @@
 /** The host: builds its parts, joins them to NATS, keeps them running, takes them down again. */
-import { readFileSync, mkdirSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { connect, credsAuthenticator } from '@nats-io/transport-node';
-import type { ConnectionOptions, NatsConnection } from '@nats-io/nats-core';
+import type { NatsConnection } from '@nats-io/nats-core';
 import { pino, type Logger } from 'pino';
 import { HatchError, messageOf, toHatchError } from './base/errors.ts';
 import { configHelp, loadConfig, type HostConfig } from './config.ts';
@@ -11,10 +10,12 @@ import { controlHandlers } from './dispatch/control-handlers.ts';
 import { Dispatcher } from './dispatch/dispatcher.ts';
 import { loadFunctionLayers } from './dispatch/function-layers.ts';
 import { LocalFunctions } from './dispatch/local-functions.ts';
+import { connectNats, type NatsAccess } from './dispatch/nats-access.ts';
 import { startNatsServer } from './dispatch/nats-server.ts';
 import { examineHost } from './doctor.ts';
 import { openEngine, type Engine } from './engine.ts';
 import { thisMachine } from './function/limit-fields.ts';
+import { natsRefusal } from './function/nats-refusal.ts';
 import { FunctionRegistry } from './function/registry.ts';
 import { tryLockFile } from './sys/file-lock.ts';
 import { executeInOwnMounts, hasOwnMounts } from './sys/own-mounts.ts';
@@ -31,8 +32,13 @@ export async function runHost(config: HostConfig): Promise<void> {
 
   const engine = await openEngine(config, (notice) => log.warn(notice));
   opened.defer(() => engine.close());
-  const connection = await joinNats(config, log, opened);
+  const { connection, refusal } = await joinNats(config, log, opened);
   await serve({ config, log, engine, connection, opened });
+  // Whoever waits for us to be ready may call as soon as this has reached the server.
+  await connection.flush();
+  const refused = refusal();
+  // A host that may not hear calls, or control requests, would only seem to be one.
+  if (refused !== undefined) throw refused;
   log.info({ nats: connection.getServer(), zygote: engine.zygote.state }, 'Host is ready');
 
   log.info({ signal: await stopping }, 'Host is stopping');
@@ -62,16 +68,32 @@ function signalled(): Promise<NodeJS.Signals> {
   });
 }
 
+interface Joined {
+  connection: NatsConnection;
+  /** What the server was first to refuse us. */
+  refusal: () => HatchError | undefined;
+}
+
 async function joinNats(
   config: HostConfig,
   log: Logger,
   opened: AsyncDisposableStack,
-): Promise<NatsConnection> {
-  const options: ConnectionOptions = {
+): Promise<Joined> {
+  const connection = await connectNats(await natsAccess(config, log, opened), {
     name: `hatch host ${config.hostName}`,
     maxReconnectAttempts: -1,
-    ...(config.natsToken === undefined ? {} : { token: config.natsToken }),
-  };
+    // Credentials that are refused now may be replaced, or accepted, a moment later.
+    ignoreAuthErrorAbort: true,
+  });
+  opened.defer(() => connection.close());
+  return { connection, refusal: followStatus(connection, log) };
+}
+
+async function natsAccess(
+  config: HostConfig,
+  log: Logger,
+  opened: AsyncDisposableStack,
+): Promise<NatsAccess> {
   if (config.natsUrl === undefined) {
     const server = await startNatsServer({
       stateDirectory: config.stateDirectory,
@@ -79,30 +101,33 @@ async function joinNats(
       onLog: (line) => log.debug({ line }, 'nats-server'),
     });
     opened.defer(() => server.stop());
-    Object.assign(options, { servers: server.url, token: server.token });
-  } else {
-    options.servers = config.natsUrl;
-    if (config.natsCredentialsFile !== undefined)
-      options.authenticator = credsAuthenticator(readFileSync(config.natsCredentialsFile));
+    return { url: server.url, token: server.token };
   }
-  try {
-    const connection = await connect(options);
-    opened.defer(() => connection.close());
-    void reportStatus(connection, log);
-    return connection;
-  } catch (cause) {
-    throw new HatchError(
-      'host.nats_unavailable',
-      `Cannot connect to NATS at "${String(options.servers)}": ${messageOf(cause)}`,
-      { cause },
-    );
-  }
+  return {
+    url: config.natsUrl,
+    token: config.natsToken,
+    credentialsFile: config.natsCredentialsFile,
+    nkeyFile: config.natsNkeyFile,
+    tlsCaFile: config.natsTlsCaFile,
+    tlsCertFile: config.natsTlsCertFile,
+    tlsKeyFile: config.natsTlsKeyFile,
+    inboxPrefix: config.natsInboxPrefix,
+  };
 }
 
-async function reportStatus(connection: NatsConnection, log: Logger): Promise<void> {
-  for await (const status of connection.status())
-    if (['disconnect', 'reconnect', 'error'].includes(status.type))
-      log.warn({ nats: status.type }, 'NATS connection changed');
+function followStatus(connection: NatsConnection, log: Logger): Joined['refusal'] {
+  let refusal: HatchError | undefined;
+  const follow = async (): Promise<void> => {
+    for await (const status of connection.status()) {
+      if (status.type === 'error') {
+        refusal ??= natsRefusal(status.error);
+        log.warn({ error: status.error.message }, 'NATS has refused something');
+      } else if (status.type === 'disconnect' || status.type === 'reconnect')
+        log.warn({ nats: status.type }, 'NATS connection changed');
+    }
+  };
+  void follow();
+  return () => refusal;
 }
 
 interface Serving {
@@ -182,8 +207,6 @@ async function serve({ config, log, engine, connection, opened }: Serving): Prom
   const control = new ControlServer({ connection, hostName: config.hostName, handlers, log });
   control.start();
   opened.defer(() => control.stop());
-  // Whoever waits for us to be ready may call as soon as this has reached the server.
-  await connection.flush();
 }
 
 /** `hatch up`. Exit codes as of every command: 1 failed, 2 wrong usage. */

@@ -8,6 +8,7 @@ export const errorCodes = {
   'request.invalid': { status: 400, fault: 'user' },
   'request.too_large': { status: 413, fault: 'user' },
   'request.cancelled': { status: 499, fault: 'user' },
+  'request.forbidden': { status: 403, fault: 'user' },
   // What the function did.
   'function.not_found': { status: 404, fault: 'user' },
   'function.threw': { status: 500, fault: 'user' },

@@ -1,30 +1,29 @@
 /** Where the hosts are: which NATS server to ask, and how to get in. */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { credsAuthenticator } from '@nats-io/nats-core';
 import type { NatsConnection } from '@nats-io/nats-core';
-import { connect } from '@nats-io/transport-node';
 import { z } from 'zod';
-import { HatchError, messageOf } from '../base/errors.ts';
+import { messageOf } from '../base/errors.ts';
+import { connectNats, type NatsAccess } from '../dispatch/nats-access.ts';
 import { natsCredentialsFileName } from '../dispatch/nats-server.ts';
 import { text } from './command.ts';
 import type { CommandOption, OptionValues } from './command.ts';
 
+const option = (value: string, help: string): CommandOption => ({ type: 'string', value, help });
+
 export const connectionOptions: Record<string, CommandOption> = {
-  nats: { type: 'string', value: 'URL', help: 'NATS server (HATCH_NATS_URL)' },
-  token: { type: 'string', value: 'TOKEN', help: 'its token (HATCH_NATS_TOKEN)' },
-  creds: { type: 'string', value: 'FILE', help: 'its credentials (HATCH_NATS_CREDENTIALS_FILE)' },
-  state: {
-    type: 'string',
-    value: 'DIR',
-    help: 'state directory of the host on this machine (HATCH_STATE_DIRECTORY)',
-  },
+  nats: option('URL', 'NATS server (HATCH_NATS_URL)'),
+  token: option('TOKEN', 'its token (HATCH_NATS_TOKEN)'),
+  creds: option('FILE', 'its credentials (HATCH_NATS_CREDENTIALS_FILE)'),
+  nkey: option('FILE', 'the seed of an nkey that it knows (HATCH_NATS_NKEY_FILE)'),
+  'tls-ca': option('FILE', 'who has signed its certificate (HATCH_NATS_TLS_CA_FILE)'),
+  'tls-cert': option('FILE', 'a certificate to show to it (HATCH_NATS_TLS_CERT_FILE)'),
+  'tls-key': option('FILE', 'the key of that certificate (HATCH_NATS_TLS_KEY_FILE)'),
+  'inbox-prefix': option('PREFIX', 'where to receive replies (HATCH_NATS_INBOX_PREFIX)'),
+  state: option('DIR', 'state directory of the host on this machine (HATCH_STATE_DIRECTORY)'),
 };
 
-export interface Target {
-  url: string;
-  token: string | undefined;
-  credentialsFile: string | undefined;
+export interface Target extends NatsAccess {
   /** Why it is not the host of this machine, when that could not be found out. */
   notice: string | undefined;
 }
@@ -37,10 +36,17 @@ export async function findTarget(
   values: OptionValues,
   environment: NodeJS.ProcessEnv,
 ): Promise<Target> {
-  const url = text(values, 'nats') ?? nonEmpty(environment['HATCH_NATS_URL']);
+  const given = (name: string, variable: string): string | undefined =>
+    text(values, name) ?? nonEmpty(environment[`HATCH_NATS_${variable}`]);
+  const url = given('nats', 'URL');
   const target = {
-    token: text(values, 'token') ?? nonEmpty(environment['HATCH_NATS_TOKEN']),
-    credentialsFile: text(values, 'creds') ?? nonEmpty(environment['HATCH_NATS_CREDENTIALS_FILE']),
+    token: given('token', 'TOKEN'),
+    credentialsFile: given('creds', 'CREDENTIALS_FILE'),
+    nkeyFile: given('nkey', 'NKEY_FILE'),
+    tlsCaFile: given('tls-ca', 'TLS_CA_FILE'),
+    tlsCertFile: given('tls-cert', 'TLS_CERT_FILE'),
+    tlsKeyFile: given('tls-key', 'TLS_KEY_FILE'),
+    inboxPrefix: given('inbox-prefix', 'INBOX_PREFIX'),
     notice: undefined,
   };
   if (url !== undefined) return { ...target, url };
@@ -55,31 +61,14 @@ export async function findTarget(
   }
 }
 
-/** @throws HatchError `host.nats_unavailable` that says what to do */
+/** @throws HatchError `host.nats_unavailable` or `request.forbidden` that says what to do */
 export async function connectTo(target: Target): Promise<NatsConnection> {
-  const { url, token, credentialsFile } = target;
-  const access = {
-    ...(token === undefined ? {} : { token }),
-    ...(credentialsFile === undefined
-      ? {}
-      : { authenticator: credsAuthenticator(await readCredentials(credentialsFile)) }),
-  };
-  try {
-    return await connect({
-      servers: url,
-      name: 'hatch command line',
-      noAsyncTraces: true,
-      timeout: connectTimeoutMs,
-      ...access,
-    });
-  } catch (error) {
-    const hint = target.notice ?? 'start a host with "hatch up", or name its server with --nats';
-    throw new HatchError(
-      'host.nats_unavailable',
-      `Cannot reach NATS at "${url}": ${messageOf(error)}; ${hint}`,
-      { cause: error },
-    );
-  }
+  return await connectNats(target, {
+    name: 'hatch command line',
+    noAsyncTraces: true,
+    timeout: connectTimeoutMs,
+    hint: target.notice ?? 'start a host with "hatch up", or name its server with --nats',
+  });
 }
 
 const stateDefault = '/var/lib/hatchery';
@@ -95,15 +84,6 @@ function noticeOf(file: string, error: unknown): string | undefined {
     return `"${file}" cannot be read: run as the owner of the host, or pass --nats and --token`;
   }
   return `"${file}" cannot be used: ${messageOf(error)}`;
-}
-
-async function readCredentials(path: string): Promise<Uint8Array> {
-  try {
-    return await readFile(path);
-  } catch (cause) {
-    const message = `Cannot read NATS credentials "${path}": ${messageOf(cause)}`;
-    throw new HatchError('host.nats_unavailable', message, { cause });
-  }
 }
 
 function nonEmpty(value: string | undefined): string | undefined {

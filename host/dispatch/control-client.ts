@@ -1,9 +1,10 @@
 /** Asks the hosts: one for all, or each for itself. */
-import { createInbox } from '@nats-io/nats-core';
-import type { Msg, NatsConnection } from '@nats-io/nats-core';
+import { errors } from '@nats-io/nats-core';
+import type { Msg, NatsConnection, QueuedIterator } from '@nats-io/nats-core';
 import { z } from 'zod';
 import { errorCodes, HatchError } from '../base/errors.ts';
 import type { ErrorCode } from '../base/errors.ts';
+import { natsRefusal } from '../function/nats-refusal.ts';
 import { controlApi, controlSubjectPrefix, hostHeader } from './control-api.ts';
 import type { AllVerb, ControlReply, ControlRequest, ControlVerb, OneVerb } from './control-api.ts';
 
@@ -61,33 +62,34 @@ export class ControlClient {
     return { host: hostOf(last), reply: readReply(verb, last) };
   }
 
-  #collect(
+  async #collect(
     verb: ControlVerb,
     request: unknown,
     options: { timeoutMs: number; quietMs?: number; isEnough: (message: Msg) => boolean },
   ): Promise<Msg[]> {
-    const { promise, resolve, reject } = Promise.withResolvers<Msg[]>();
+    const { timeoutMs, quietMs, isEnough } = options;
     const messages: Msg[] = [];
-    const inbox = createInbox();
-    let timer = setTimeout(() => resolve(messages), options.timeoutMs);
-    const subscription = this.#connection.subscribe(inbox, {
-      callback: (error, message) => {
-        if (error !== null) return reject(error);
-        if (message.data.length === 0 && message.headers?.code === 503) return reject(noHost());
+    let quiet: NodeJS.Timeout | undefined;
+    try {
+      const answers = await this.#connection.requestMany(
+        controlSubjectPrefix + verb,
+        JSON.stringify(request),
+        { strategy: 'timer', maxWait: timeoutMs },
+      );
+      for await (const message of answers) {
         messages.push(message);
-        // A copy: answers of other hosts may come in the same read.
-        if (options.isEnough(message)) return resolve([...messages]);
-        if (options.quietMs === undefined) return;
-        clearTimeout(timer);
-        timer = setTimeout(() => resolve(messages), options.quietMs);
-      },
-    });
-    const subject = controlSubjectPrefix + verb;
-    this.#connection.publish(subject, JSON.stringify(request), { reply: inbox });
-    return promise.finally(() => {
-      clearTimeout(timer);
-      subscription.unsubscribe();
-    });
+        if (isEnough(message)) break;
+        if (quietMs === undefined) continue;
+        clearTimeout(quiet);
+        quiet = setTimeout(() => (answers as QueuedIterator<Msg>).stop(), quietMs);
+      }
+    } catch (error) {
+      if (error instanceof errors.NoRespondersError) throw noHost();
+      throw natsRefusal(error) ?? error;
+    } finally {
+      clearTimeout(quiet);
+    }
+    return messages;
   }
 }
 

@@ -7,6 +7,7 @@ import type { ObjectInfo, ObjectStore } from '@nats-io/obj';
 import { HatchError, messageOf } from '../base/errors.ts';
 import { DigestMeter } from '../image/digest.ts';
 import type { Digest } from '../image/digest.ts';
+import { natsRefusal } from './nats-refusal.ts';
 
 const storeName = 'hatch_layers';
 const chunkBytes = 512 * 1024;
@@ -119,7 +120,6 @@ function tooLarge(): HatchError {
 }
 
 function unavailable(what: string, error: unknown): HatchError {
-  return new HatchError('host.nats_unavailable', `Cannot ${what}: ${messageOf(error)}`, {
-    cause: error,
-  });
+  const message = `Cannot ${what}: ${messageOf(error)}`;
+  return natsRefusal(error) ?? new HatchError('host.nats_unavailable', message, { cause: error });
 }

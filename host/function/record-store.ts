@@ -4,6 +4,7 @@ import { Kvm } from '@nats-io/kv';
 import type { KV, KvEntry } from '@nats-io/kv';
 import type { NatsConnection } from '@nats-io/nats-core';
 import { HatchError, messageOf } from '../base/errors.ts';
+import { natsRefusal } from './nats-refusal.ts';
 
 export interface StoredRecord {
   key: string;
@@ -114,8 +115,9 @@ async function doing<Result>(what: string, action: () => Promise<Result>): Promi
           `Cannot ${what}: somebody else has just changed it; look at it and try again`,
           { cause: error },
         )
-      : new HatchError('host.nats_unavailable', `Cannot ${what}: ${messageOf(error)}`, {
-          cause: error,
-        });
+      : (natsRefusal(error) ??
+          new HatchError('host.nats_unavailable', `Cannot ${what}: ${messageOf(error)}`, {
+            cause: error,
+          }));
   }
 }

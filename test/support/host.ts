@@ -19,7 +19,6 @@ import { dirname, join, resolve } from 'node:path';
 import { afterEach } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { headers as makeHeaders, type NatsConnection } from '@nats-io/nats-core';
-import { connect } from '@nats-io/transport-node';
 import { stop as stopBundler } from 'esbuild';
 import type { CallRecord, LogRecord, StartPath } from '../../host/base/channels.ts';
 import type { HatchError } from '../../host/base/errors.ts';
@@ -27,6 +26,7 @@ import { openCgroupDriver } from '../../host/cgroup/cgroup.ts';
 import type { HostConfig } from '../../host/config.ts';
 import type { ControlReply } from '../../host/dispatch/control-api.ts';
 import { ControlClient, errorIn } from '../../host/dispatch/control-client.ts';
+import { connectNats, type NatsAccess } from '../../host/dispatch/nats-access.ts';
 import { bundleFunction } from '../../host/function/bundle.ts';
 import { parseManifest, readManifest } from '../../host/function/manifest.ts';
 import { FunctionRegistry } from '../../host/function/registry.ts';
@@ -40,6 +40,8 @@ export interface StartHostOptions {
   name?: string;
   /** Further variables of the host's environment. */
   environment?: Record<string, string>;
+  /** How the test gets into a server of its own; by default like the host, with its token. */
+  access?: NatsAccess;
 }
 
 /** A function whose files the test brings itself. */
@@ -110,6 +112,7 @@ export class TestHost {
   natsUrl = '';
   token: string | undefined;
   readonly #process: ChildProcess;
+  readonly #access: NatsAccess | undefined;
   #connection: NatsConnection | undefined;
   #output = '';
   #ended = false;
@@ -135,15 +138,17 @@ export class TestHost {
       env: { ...hostEnvironment(), ...options.environment },
     });
     await once(child, 'spawn');
-    return new TestHost(child, config);
+    return new TestHost(child, config, options.access);
   }
 
   private constructor(
     child: ChildProcess,
     config: Partial<HostConfig> &
       Pick<HostConfig, 'hostName' | 'stateDirectory' | 'cgroupParent' | 'uidBase'>,
+    access?: NatsAccess,
   ) {
     this.#process = child;
+    this.#access = access;
     this.pid = child.pid ?? 0;
     this.config = config;
     this.name = config.hostName;
@@ -341,11 +346,9 @@ export class TestHost {
         : { url: natsUrl, token: natsToken };
     this.natsUrl = server.url;
     this.token = server.token;
-    this.#connection = await connect({
-      servers: server.url,
+    this.#connection = await connectNats(this.#access ?? server, {
       maxReconnectAttempts: -1,
       reconnectTimeWait: 50,
-      ...(server.token === undefined ? {} : { token: server.token }),
     });
   }
 }

@@ -26,11 +26,11 @@ export const deployCommand: Command = {
 async function deployFolder(context: CommandContext, outputDirectory: string): Promise<void> {
   const { output, positionals } = context;
   const directory = resolve(required(positionals, 0));
-  // Bundler and registry are large: no other command waits for them.
-  const [{ readManifest }, { bundleFunction }, { FunctionRegistry }] = await Promise.all([
+  // Bundler and object store are large: no other command waits for them.
+  const [{ readManifest }, { bundleFunction }, { LayerObjects }] = await Promise.all([
     import('../../function/manifest.ts'),
     import('../../function/bundle.ts'),
-    import('../../function/registry.ts'),
+    import('../../function/layer-objects.ts'),
   ]);
   const manifest = await readManifest(directory);
   const bundle = await output.progress(
@@ -39,10 +39,10 @@ async function deployFolder(context: CommandContext, outputDirectory: string): P
   );
   for (const warning of bundle.warnings) output.note(`warning: ${warning}`);
   const { layer, layerFile, entryPath } = bundle;
-  const registry = await FunctionRegistry.open(await context.connect());
+  const layers = await LayerObjects.open(await context.connect());
   await output.progress(
     `Uploading ${size(layer.sizeBytes)}`,
-    registry.putLayer(createReadStream(layerFile), layer.digest),
+    layers.put(createReadStream(layerFile), layer.digest),
   );
   const client = await context.client();
   const done = await output.progress(

@@ -4,6 +4,7 @@ import { errors, headers, nuid } from '@nats-io/nats-core';
 import type { Msg, MsgHdrs, NatsConnection } from '@nats-io/nats-core';
 import { HatchError, messageOf } from '../../base/errors.ts';
 import { ControlClient, errorIn } from '../../dispatch/control-client.ts';
+import { natsRefusal } from '../../function/nats-refusal.ts';
 import { functionSubject, parseFunctionSubject } from '../../function/record.ts';
 import { count, required, UsageError } from '../command.ts';
 import type { Command, CommandContext } from '../command.ts';
@@ -85,7 +86,10 @@ async function call(
     const isNobody =
       cause instanceof errors.NoRespondersError ||
       (cause instanceof Error && cause.cause instanceof errors.NoRespondersError);
-    if (!isNobody) throw new HatchError('host.nats_unavailable', messageOf(cause), { cause });
+    if (!isNobody)
+      throw (
+        natsRefusal(cause) ?? new HatchError('host.nats_unavailable', messageOf(cause), { cause })
+      );
     throw new HatchError(
       'host.nats_unavailable',
       'Cannot reach a host: none is connected to this NATS server, start one with "hatch up"',

@@ -51,3 +51,20 @@ test('missing credentials are named', async () => {
   const target = await findTarget({ nats: 'nats://127.0.0.1:1', creds: '/no/such.creds' }, {});
   await assert.rejects(connectTo(target), /Cannot read NATS credentials "\/no\/such\.creds"/);
 });
+
+test('the ways in are found by option, else by variable', async () => {
+  const environment = {
+    HATCH_NATS_URL: 'tls://b:1',
+    HATCH_NATS_NKEY_FILE: 'n',
+    HATCH_NATS_TLS_CA_FILE: 'ca',
+    HATCH_NATS_INBOX_PREFIX: '_INBOX.me',
+  };
+  const target = await findTarget(
+    { 'tls-ca': 'other', 'tls-cert': 'c', 'tls-key': 'k' },
+    environment,
+  );
+  assert.deepEqual(
+    [target.nkeyFile, target.tlsCaFile, target.tlsCertFile, target.tlsKeyFile, target.inboxPrefix],
+    ['n', 'other', 'c', 'k', '_INBOX.me'],
+  );
+});

@@ -92,6 +92,15 @@ test('user ids past the last one are refused', () => {
 
 test('credentials without a server are refused', () => {
   assert.match(refusal({ args: ['--nats-credentials-file', '/x'] }), /set natsUrl too/);
+  assert.match(refusal({ args: ['--nats-nkey-file', '/x'] }), /--nats-nkey-file: .*set natsUrl/);
+});
+
+test('credentials that contradict or lack each other are refused', () => {
+  const url = ['--nats-url', 'nats://a:1'];
+  const both = [...url, '--nats-credentials-file', '/x', '--nats-nkey-file', '/y'];
+  assert.match(refusal({ args: both }), /give one of them/);
+  assert.match(refusal({ args: [...url, '--nats-tls-key-file', '/k'] }), /set both/);
+  assert.match(refusal({ args: [...url, '--nats-inbox-prefix', 'a.>'] }), /must be like _INBOX/);
 });
 
 test('the help names every key with its flag, variable and default', () => {
