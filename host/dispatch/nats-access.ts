@@ -58,8 +58,7 @@ function authenticator({ credentialsFile, nkeyFile }: NatsAccess): ConnectionOpt
   if (credentialsFile !== undefined) {
     const read = (): Buffer => readAccessFile('credentials', credentialsFile);
     if (!/NATS USER JWT[^]*USER NKEY SEED/.test(read().toString('latin1'))) {
-      const message = `Cannot use NATS credentials "${credentialsFile}": it holds no user's JWT and seed`;
-      throw new HatchError('host.nats_unavailable', message);
+      throw unusable('credentials', credentialsFile, "it holds no user's JWT and seed");
     }
     return { authenticator: credsAuthenticator(read) };
   }
@@ -67,10 +66,13 @@ function authenticator({ credentialsFile, nkeyFile }: NatsAccess): ConnectionOpt
   const read = (): Buffer =>
     Buffer.from(readAccessFile('nkey', nkeyFile).toString('latin1').trim());
   if (!/^SU[A-Z2-7]{56}$/.test(read().toString('latin1'))) {
-    const message = `Cannot use NATS nkey "${nkeyFile}": it must hold a user's seed, which begins with SU`;
-    throw new HatchError('host.nats_unavailable', message);
+    throw unusable('nkey', nkeyFile, "it must hold a user's seed, which begins with SU");
   }
   return { authenticator: nkeyAuthenticator(read) };
+}
+
+function unusable(what: string, path: string, why: string): HatchError {
+  return new HatchError('host.nats_unavailable', `Cannot use NATS ${what} "${path}": ${why}`);
 }
 
 /** With any of these the client goes on only over TLS. */

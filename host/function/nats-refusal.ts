@@ -11,8 +11,8 @@ export function natsRefusal(error: unknown): HatchError | undefined {
       cause instanceof errors.UserAuthenticationExpiredError
     ) {
       const message =
-        `The NATS server has refused the credentials (${cause.message}): check the token, nkey or ` +
-        'credentials file, and that the server knows this user';
+        `The NATS server has refused the credentials (${cause.message}): check the token, nkey ` +
+        'or credentials file, and that the server knows this user';
       return new HatchError('request.forbidden', message, { cause });
     }
   }

@@ -139,7 +139,7 @@ describe('who may do what', () => {
 });
 
 describe('who is not let in', () => {
-  test('an unknown key is refused by name of the cause, to the command line and to a host', async () => {
+  test('an unknown key is refused, to the command line and to a host', async () => {
     const stranger = join(server.directory, 'stranger.nk');
     writeFileSync(stranger, nkeys.createUser().getSeed());
     const run = await hatch('caller', ['ls'], ['--nkey', stranger]);

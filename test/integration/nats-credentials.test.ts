@@ -1,4 +1,4 @@
-/** Credentials files: a server that knows an operator, and users by what that operator has signed. */
+/** Credentials files: the server knows an operator, and users by what that operator has signed. */
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -40,7 +40,7 @@ after(async () => {
 });
 
 test('a credentials file lets its user in, with the permissions it was signed with', async () => {
-  const credentialsFile = credentials('caller', { pub: { allow: ['hatch.fn.>'] } });
+  const credentialsFile = credentials('caller', { pub: { allow: ['hatch.fn.>', '_INBOX.>'] } });
   const connection = await connectNats({ url, credentialsFile }, { noAsyncTraces: true });
   connection.subscribe('hatch.fn.a', { callback: (_, message) => void message.respond('heard') });
   assert.equal((await connection.request('hatch.fn.a')).string(), 'heard');
