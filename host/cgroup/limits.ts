@@ -44,8 +44,6 @@ const cpuCoresMin = 1000 / cpuPeriodUs;
 const cpuCoresMax = 1_000_000;
 const cpuWeightMax = 10_000;
 const defaultShares = 1024;
-const sharesMin = 2;
-const sharesMax = 262_144;
 /** PID_MAX_LIMIT of the kernel. */
 const pidsMaxMax = 4_194_304;
 
@@ -88,19 +86,10 @@ export function quotaUsOf(cpuCores: number): number {
 }
 
 /**
- * v1 shares (2..262144) as v2 weight (1..10000). The curve goes through the three points where both
- * scales agree: the smallest values, the defaults (1024 and 100), and the largest.
- */
-export function weightOfShares(shares: number): number {
-  if (shares <= sharesMin) return 1;
-  if (shares >= sharesMax) return cpuWeightMax;
-  const log = Math.log2(shares);
-  return Math.ceil(10 ** ((log * log + 125 * log) / 612 - 7 / 34));
-}
-
-/**
  * v2 weight as v1 shares, in proportion: both kernels divide a CPU by the ratio of the numbers, so
- * twice the weight has to be twice the shares. The inverse of the curve would be 2.4 times.
+ * twice the weight has to be twice the shares. The curve by which OCI runtimes make weights of the
+ * shares that they are given fits the ends of both scales instead, and so changes every ratio: of
+ * 1024 : 512 : 256 it makes 100 : 59 : 35. Nobody gives us shares.
  */
 export function sharesOfWeight(weight: number): number {
   return Math.round((weight * defaultShares) / defaultCpuWeight);
