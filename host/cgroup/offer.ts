@@ -11,12 +11,20 @@ export interface CgroupOffer {
   missing: string[];
   /** Whether one write kills a group (Linux 5.14); undefined when there is no group to look at. */
   kill: boolean | undefined;
+  /**
+   * Whether entering a group waits until no process forks or ends, some 10 ms: on v2, unless that is
+   * mounted with `favordynmods` (Linux 6.0).
+   */
+  slowEntry: boolean;
 }
 
 const needed = ['cpu', 'memory', 'pids'];
 
 /** Throws `host.unsupported` if there are no control groups. */
-export function examineCgroups(root: string = defaultRoot): CgroupOffer {
+export function examineCgroups(
+  root: string = defaultRoot,
+  mountTable: string = readFileSync('/proc/self/mounts', 'utf8'),
+): CgroupOffer {
   const layout = detectCgroupLayout(root);
   const unified = layout === 'v2' ? root : join(root, 'unified');
   const controllers = [
@@ -28,6 +36,7 @@ export function examineCgroups(root: string = defaultRoot): CgroupOffer {
     controllers,
     missing: needed.filter((name) => !controllers.includes(name)),
     kill: layout === 'v1' ? false : knowsKill(unified),
+    slowEntry: layout === 'v2' && !mountOptions(mountTable, root).includes('favordynmods'),
   };
 }
 
@@ -44,6 +53,11 @@ function isHierarchy(root: string, name: string): boolean {
 function knowsKill(root: string): boolean | undefined {
   const [group] = directoriesIn(root);
   return group === undefined ? undefined : existsSync(join(root, group, 'cgroup.kill'));
+}
+
+function mountOptions(table: string, path: string): string[] {
+  const mounts = table.split('\n').map((line) => line.split(' '));
+  return mounts.findLast(([, mountPoint]) => mountPoint === path)?.[3]?.split(',') ?? [];
 }
 
 function directoriesIn(path: string): string[] {

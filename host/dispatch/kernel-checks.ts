@@ -34,11 +34,14 @@ export function kernel(version: string): Check {
 
 function cgroups(): Check {
   try {
-    const { layout, controllers, missing, kill } = examineCgroups();
+    const { layout, controllers, missing, kill, slowEntry } = examineCgroups();
     if (missing.length > 0)
       return check('cgroups', 'fail', `${layout}: without ${missing.join(', ')}`);
     const means = kill === false ? 'killed one by one' : 'cgroup.kill';
-    return check('cgroups', 'ok', `${layout}: ${controllers.join(' ')}; ${means}`);
+    const offer = `${layout}: ${controllers.join(' ')}; ${means}`;
+    if (!slowEntry) return check('cgroups', 'ok', offer);
+    const advice = 'mount -o remount,favordynmods /sys/fs/cgroup (Linux 6.0)';
+    return check('cgroups', 'warn', `${offer}; a forked start waits some 10 ms: ${advice}`);
   } catch (error) {
     return check('cgroups', 'fail', messageOf(error));
   }

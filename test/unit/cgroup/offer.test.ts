@@ -12,6 +12,7 @@ test('v2: the controllers of its root, and kill if a group has it', () => {
     controllers: ['cpu', 'cpuset', 'io', 'memory', 'pids'],
     missing: [],
     kill: undefined,
+    slowEntry: true,
   });
   assert.equal(offerOf({ ...v2, 'system.slice/cgroup.kill': '' }).kill, true);
   assert.equal(offerOf({ ...v2, 'system.slice/cgroup.freeze': '' }).kill, false);
@@ -25,19 +26,29 @@ test('hybrid and v1: the hierarchies that control something', () => {
     controllers: ['cpu', 'memory', 'pids'],
     missing: [],
     kill: false,
+    slowEntry: false,
   });
   const hybrid = { ...v1, 'unified/cgroup.controllers': '\n', 'unified/a/cgroup.kill': '' };
   assert.deepEqual(offerOf(hybrid), { ...offerOf(v1), layout: 'hybrid', kill: true });
 });
 
-function offerOf(files: Record<string, string>) {
+test('v2: entering is quick where it is mounted so', () => {
+  const files = { 'cgroup.controllers': 'cpu memory pids\n' };
+  const quick = (root: string) => `cgroup2 ${root} cgroup2 rw,nsdelegate,favordynmods 0 0\n`;
+  assert.equal(offerOf(files, quick).slowEntry, false);
+  assert.equal(offerOf(files, () => quick('/elsewhere')).slowEntry, true);
+  const remounted = (root: string) => `${quick(root)}cgroup2 ${root} cgroup2 rw 0 0\n`;
+  assert.equal(offerOf(files, remounted).slowEntry, true);
+});
+
+function offerOf(files: Record<string, string>, mountTable: (root: string) => string = () => '') {
   const root = fs.mkdtempSync(join(tmpdir(), 'hatch-cgroups-'));
   try {
     for (const [path, content] of Object.entries(files)) {
       fs.mkdirSync(dirname(join(root, path)), { recursive: true });
       fs.writeFileSync(join(root, path), content);
     }
-    return examineCgroups(root);
+    return examineCgroups(root, mountTable(root));
   } finally {
     fs.rmSync(root, { recursive: true });
   }
