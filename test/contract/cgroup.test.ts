@@ -1,10 +1,12 @@
 /** The cgroup contract on this machine's groups, whatever their layout is. */
 import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import process from 'node:process';
 import { test } from 'node:test';
 import { detectCgroupLayout, openCgroupDriver } from '../../host/cgroup/cgroup.ts';
 import { controlFiles } from '../../host/cgroup/control-files.ts';
+import { diskOf } from '../../host/cgroup/disk.ts';
 import { ManagedDriver } from '../../host/cgroup/driver.ts';
 import { openV2Layout } from '../../host/cgroup/v2.ts';
 import { cgroupDriverSuite, cgroupLifecycleSuite } from './cgroup.ts';
@@ -13,7 +15,9 @@ const layout = detectCgroupLayout();
 const parent = `hatchery-test-${process.pid}`;
 const unified = '/sys/fs/cgroup/unified';
 
-cgroupDriverSuite(layout, { open: () => openCgroupDriver({ parent }), parent });
+const disk = diskOf(tmpdir());
+
+cgroupDriverSuite(layout, { open: () => openCgroupDriver({ parent, disk }), parent });
 
 // The v2 code meets a real kernel here too, as far as a tree without controllers goes.
 if (layout === 'hybrid')

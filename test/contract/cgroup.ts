@@ -3,11 +3,9 @@
  * needs no controller, so it also runs on the cgroup2 tree of a hybrid machine.
  */
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import process from 'node:process';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import {
@@ -17,7 +15,18 @@ import {
   defaultRoot,
 } from '../../host/cgroup/cgroup.ts';
 import { fieldOf } from '../../host/cgroup/control-files.ts';
-import { HatchError } from '../../host/base/errors.ts';
+import {
+  cpuShareOf,
+  cpuTicksOf,
+  forkUntilError,
+  hatchError,
+  memoryHog,
+  nextOutputOf,
+  outputOf,
+  runInside,
+  signalOf,
+  waitFor,
+} from './cgroup-processes.ts';
 
 const mib = 1024 * 1024;
 const roomy: CgroupLimits = { memoryBytes: 256 * mib, pidsMax: 256 };
@@ -55,6 +64,20 @@ export function cgroupLifecycleSuite(name: string, open: () => CgroupDriver): vo
       await signalOf(child);
       await waitFor(() => group.pids().length === 0);
       group.kill();
+      await group.remove();
+    });
+
+    test('kill ends what has moved on to a new process whenever one looks', async () => {
+      const group = driver.create('runaway', roomy);
+      const script = `export NEXT='sh -c "$NEXT" &'; sh -c "$NEXT"; sh -c "$NEXT"; sleep 60`;
+      const child = await runInside(group, script);
+      const seen = new Set<number>();
+      await waitFor(() => group.pids().every((pid) => seen.add(pid)) && seen.size > 20);
+      group.kill();
+      await signalOf(child);
+      await waitFor(() => group.pids().length === 0);
+      await delay(50);
+      assert.deepEqual(group.pids(), []);
       await group.remove();
     });
 
@@ -223,6 +246,35 @@ function cgroupLimitsSuite(name: string, open: () => CgroupDriver, parent: strin
       await group.remove();
     });
 
+    test('a limit of what is written to the disk holds', async (context) => {
+      const limited = { ...roomy, io: { writeBytesPerSecond: 4 * mib } };
+      if (!driver.optional.io) {
+        assert.throws(() => driver.create('io', limited), hatchError(/: io is not among/));
+        return context.diagnostic(`refused: no controller, or no disk below "${tmpdir()}"`);
+      }
+      const group = driver.create('io', limited);
+      const directory = mkdtempSync(join(tmpdir(), 'hatch-cgroup-io-'));
+      const writeMs = async (how: string): Promise<number> => {
+        const dd = `exec dd if=/dev/zero of=${directory}/file bs=1M count=4 ${how} status=none`;
+        const startedMs = performance.now();
+        assert.equal(await outputOf(await runInside(group, dd)), '');
+        return performance.now() - startedMs;
+      };
+      const limitedMs = [await writeMs('oflag=direct'), await writeMs('conv=fsync')];
+      assert.ok(
+        limitedMs.every((ms) => ms > 800),
+        `${limitedMs.join(' and ')} ms of 1000`,
+      );
+      group.setLimits(roomy);
+      const unlimitedMs = [await writeMs('oflag=direct'), await writeMs('conv=fsync')];
+      assert.ok(
+        unlimitedMs.every((ms) => ms < 500),
+        `${unlimitedMs.join(' and ')} ms`,
+      );
+      rmSync(directory, { recursive: true });
+      await group.remove();
+    });
+
     test('past pidsMax a fork fails with EAGAIN', async () => {
       const group = driver.create('pids', { ...roomy, pidsMax: 40 });
       const child = await runInside(group, `exec "$NODE" -e '${forkUntilError}'`);
@@ -292,68 +344,4 @@ function cgroupLimitsSuite(name: string, open: () => CgroupDriver, parent: strin
         assert.throws(() => driver.create('bad', { ...roomy, ...bad }), hatchError(/is/));
     });
   });
-}
-
-/** Starts a shell that enters the group before it runs the script; resolves once it is inside. */
-async function runInside(group: Cgroup, script: string): Promise<ChildProcess> {
-  const enter = group.joinFds.map((_fd, index) => `echo 0 >&${index + 3}`).join(' && ');
-  const close = group.joinFds.map((_fd, index) => `${index + 3}>&-`).join(' ');
-  const child = spawn('sh', ['-c', `${enter} || exit\nexec ${close}\necho in\n${script}`], {
-    stdio: ['ignore', 'pipe', 'inherit', ...group.joinFds],
-    env: { ...process.env, NODE: process.execPath },
-  });
-  assert.equal(await nextOutputOf(child), 'in\n');
-  return child;
-}
-
-async function signalOf(child: ChildProcess): Promise<string | null> {
-  if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
-  return child.signalCode;
-}
-
-async function nextOutputOf(child: ChildProcess): Promise<string> {
-  assert.ok(child.stdout);
-  const [data]: unknown[] = await once(child.stdout, 'data');
-  return String(data);
-}
-
-async function outputOf(child: ChildProcess): Promise<string> {
-  let text = '';
-  child.stdout?.on('data', (data) => (text += String(data)));
-  await once(child, 'close');
-  return text;
-}
-
-function memoryHog(sizeMib: number): string {
-  const allocate = `for(let i=0;i<${sizeMib};i++)a.push(Buffer.alloc(1<<20,1))`;
-  return `globalThis.a=[];${allocate};console.log("done")`;
-}
-
-const forkUntilError =
-  'const c=require("child_process");const all=[];(function f(){const p=c.spawn("sleep",["60"]);' +
-  'p.on("error",e=>{console.log(e.code);all.forEach(p=>p.kill());process.exit()});' +
-  'p.on("spawn",()=>{all.push(p);f()})})()';
-
-/** User and system time in clock ticks; the name in parentheses holds no space here. */
-function cpuTicksOf(child: ChildProcess): number {
-  const fields = readFileSync(`/proc/${child.pid}/stat`, 'latin1').split(' ');
-  return Number(fields[13]) + Number(fields[14]);
-}
-
-async function cpuShareOf(group: Cgroup, durationMs: number): Promise<number> {
-  const [startUs, start] = [group.usage().cpuUsageUs, performance.now()];
-  await delay(durationMs);
-  return (group.usage().cpuUsageUs - startUs) / 1000 / (performance.now() - start);
-}
-
-async function waitFor(condition: () => boolean): Promise<void> {
-  const deadline = performance.now() + 5000;
-  while (!condition()) {
-    assert.ok(performance.now() < deadline, `never came true: ${condition.toString()}`);
-    await delay(5);
-  }
-}
-
-function hatchError(message: RegExp) {
-  return (error: unknown) => error instanceof HatchError && message.test(error.message);
 }
