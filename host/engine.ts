@@ -11,6 +11,7 @@ import { openCgroupDriver, type OptionalLimits } from './cgroup/cgroup.ts';
 import { diskOf } from './cgroup/disk.ts';
 import { readPressure } from './cgroup/pressure.ts';
 import { ReadyCgroups } from './cgroup/ready-cgroups.ts';
+import { enterSubtree } from './cgroup/subtree.ts';
 import type { HostConfig } from './config.ts';
 import { LayerStore, type StoredImage } from './image/layer-store.ts';
 import { IdRanges } from './namespace/id-ranges.ts';
@@ -79,7 +80,9 @@ export async function openEngine(
   rmSync(join(config.stateDirectory, 'run'), { recursive: true, force: true });
 
   const disk = diskOf(config.stateDirectory);
-  const cgroups = openCgroupDriver({ parent: config.cgroupParent, disk });
+  // Before the zygote, which is then where we are.
+  const root = enterSubtree();
+  const cgroups = openCgroupDriver({ root, parent: config.cgroupParent, disk });
   opened.defer(() => cgroups.close());
   await cgroups.removeAll();
 

@@ -103,8 +103,9 @@ export function detectCgroupLayout(root: string = defaultRoot): CgroupLayout {
 
 /**
  * Opens the driver for this machine and makes the parent group. `parent` is a plain name, such as
- * `hatchery-1a2b`; what an earlier run left below it stays until `removeAll`. `disk` is the device
- * that limits of `io` are for, as "major:minor"; without it there are none.
+ * `hatchery-1a2b`; what an earlier run left below it stays until `removeAll`. `root` is what
+ * `enterSubtree` gave. `disk` is the device that limits of `io` are for, as "major:minor"; without
+ * it there are none.
  */
 export function openCgroupDriver(options: {
   root?: string;
@@ -116,7 +117,8 @@ export function openCgroupDriver(options: {
   const root = options.root ?? defaultRoot;
   const files = options.files ?? controlFiles;
   const kind = detectCgroupLayout(root);
-  // On hybrid the cgroup2 tree would bring cgroup.kill, but entering it takes the global lock.
+  // On hybrid the cgroup2 tree would bring cgroup.kill. But entering that takes the global lock, and
+  // frozen by v1 nothing escapes either: the contract has a test with processes that try.
   const open = kind === 'v2' ? openV2Layout : openV1Layout;
   return new ManagedDriver(
     kind,

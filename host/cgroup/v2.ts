@@ -38,7 +38,8 @@ export function openV2Layout(options: {
   if (missing.length > 0)
     throw new HatchError(
       'host.unsupported',
-      `Cannot use cgroup v2 on "${root}": it does not offer the controllers ${missing.join(', ')}`,
+      `Cannot use cgroup v2 on "${root}": it does not offer the controllers ` +
+        `${missing.join(', ')}; switch them on above it (a unit does so by Delegate=yes)`,
     );
   const parent = join(root, options.parent);
   makeParent(files, parent);
