@@ -117,8 +117,8 @@ export function openCgroupDriver(options: {
   const root = options.root ?? defaultRoot;
   const files = options.files ?? controlFiles;
   const kind = detectCgroupLayout(root);
-  // On hybrid the cgroup2 tree would bring cgroup.kill. But entering that takes the global lock, and
-  // frozen by v1 nothing escapes either: the contract has a test with processes that try.
+  // On hybrid the cgroup2 tree would bring cgroup.kill. But entering that takes the global lock,
+  // and frozen by v1 nothing escapes either: the contract has a test with processes that try.
   const open = kind === 'v2' ? openV2Layout : openV1Layout;
   return new ManagedDriver(
     kind,

@@ -12,8 +12,8 @@ export interface CgroupOffer {
   /** Whether one write kills a group (Linux 5.14); undefined when there is no group to look at. */
   kill: boolean | undefined;
   /**
-   * Whether entering a group waits until no process forks or ends, some 10 ms: on v2, unless that is
-   * mounted with `favordynmods` (Linux 6.0).
+   * Whether entering a group waits until no process forks or ends, some 10 ms: on v2, unless that
+   * is mounted with `favordynmods` (Linux 6.0).
    */
   slowEntry: boolean;
 }

@@ -84,7 +84,8 @@ function vacate(files: ControlFiles, subtree: string): void {
   }
   throw new HatchError(
     'host.unsupported',
-    `Cannot move the processes of "${subtree}" into "${leaf}": start the host in a group of its own`,
+    `Cannot move the processes of "${subtree}" into "${leaf}": start the host in a group ` +
+      'of its own',
   );
 }
 

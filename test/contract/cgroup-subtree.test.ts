@@ -86,7 +86,8 @@ function enterFrom(ownGroup: string, options: { isService?: boolean } = {}) {
     const subtree = enterSubtree({ root: '${root}', isService: ${isService} });
     const ownGroup = /^0::(.*)$/m.exec(readFileSync('/proc/self/cgroup', 'latin1'))[1];
     console.log(JSON.stringify({ subtree, ownGroup }));`;
-  const command = `echo 0 >${root}${ownGroup}/cgroup.procs && exec "$0" --input-type=module -e "$1"`;
+  const enter = `echo 0 >${root}${ownGroup}/cgroup.procs`;
+  const command = `${enter} && exec "$0" --input-type=module -e "$1"`;
   return spawnSync('sh', ['-c', command, process.execPath, script], { encoding: 'utf8' });
 }
 
