@@ -105,6 +105,11 @@ const shape = {
     .startsWith('/', 'must be an absolute path')
     .default('/var/lib/hatchery')
     .describe('Layers, writable roots and the embedded NATS server; one host each'),
+  secretsKeyFile: z
+    .string()
+    .startsWith('/', 'must be an absolute path')
+    .optional()
+    .describe('Keys that open secrets, the same for all hosts; by default made in stateDirectory'),
   cgroupParent: z
     .string()
     .regex(/^hatch[A-Za-z0-9_-]{0,50}$/, 'must begin with "hatch" and be of A-Z a-z 0-9 _ -')

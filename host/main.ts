@@ -17,9 +17,11 @@ import { openEngine, type Engine } from './engine.ts';
 import { thisMachine } from './function/limit-fields.ts';
 import { natsRefusal } from './function/nats-refusal.ts';
 import { FunctionRegistry } from './function/registry.ts';
+import { SecretKeys } from './function/secret-keys.ts';
+import { SecretStore } from './function/secret-store.ts';
 import { tryLockFile } from './sys/file-lock.ts';
 import { executeInOwnMounts, hasOwnMounts } from './sys/own-mounts.ts';
-import { startTelemetry } from './telemetry/telemetry.ts';
+import { startTelemetry, type Telemetry } from './telemetry/telemetry.ts';
 
 /** Runs until SIGINT or SIGTERM, then drains and leaves nothing behind. */
 export async function runHost(config: HostConfig): Promise<void> {
@@ -142,20 +144,16 @@ interface Serving {
 async function serve({ config, log, engine, connection, opened }: Serving): Promise<void> {
   const { pool, layers, baseImage } = engine;
   const startedAtMs = Date.now();
-  const telemetry = startTelemetry({
-    ...(config.otlpEndpoint === undefined ? {} : { otlpEndpoint: config.otlpEndpoint }),
-    traceCountMax: config.traceCountMax,
-    logBytesMax: config.logBytesMax,
-    publish: (subject, data) => {
-      if (!connection.isClosed()) connection.publish(subject, data);
-    },
-    onError: (message) => log.warn(message),
-  });
+  const telemetry = openTelemetry({ config, log, connection });
   opened.defer(() => telemetry.stop());
 
+  const secretKeys = openSecretKeys(config);
+  const secrets = await SecretStore.open(connection, secretKeys);
+  opened.defer(() => secrets.close());
   const registry = await FunctionRegistry.open(connection);
   opened.defer(() => registry.close());
   const functions = new LocalFunctions({
+    readSecret: (name) => secrets.read(name),
     resolve: (name, reference) => registry.resolve(name, reference),
     loadLayers: (version) =>
       loadFunctionLayers(
@@ -171,6 +169,10 @@ async function serve({ config, log, engine, connection, opened }: Serving): Prom
     log,
   });
   opened.defer(() => functions.close());
+  await secrets.watch({
+    onChange: functions.onSecretChange,
+    onError: (error) => log.warn({ error: messageOf(error) }, 'Cannot follow the secrets'),
+  });
   await registry.watch({
     onChange: functions.onChange,
     onError: (error) => log.warn({ error: messageOf(error) }, 'Cannot follow the functions'),
@@ -188,6 +190,8 @@ async function serve({ config, log, engine, connection, opened }: Serving): Prom
 
   const handlers = controlHandlers({
     registry,
+    secrets,
+    secretKeys,
     functions,
     pool,
     images: layers,
@@ -207,6 +211,28 @@ async function serve({ config, log, engine, connection, opened }: Serving): Prom
   const control = new ControlServer({ connection, hostName: config.hostName, handlers, log });
   control.start();
   opened.defer(() => control.stop());
+}
+
+function openTelemetry({
+  config,
+  log,
+  connection,
+}: Pick<Serving, 'config' | 'log' | 'connection'>): Telemetry {
+  return startTelemetry({
+    ...(config.otlpEndpoint === undefined ? {} : { otlpEndpoint: config.otlpEndpoint }),
+    traceCountMax: config.traceCountMax,
+    logBytesMax: config.logBytesMax,
+    publish: (subject, data) => {
+      if (!connection.isClosed()) connection.publish(subject, data);
+    },
+    onError: (message) => log.warn(message),
+  });
+}
+
+/** A file that was named is never made: a host with a key of its own opens nobody's secrets. */
+function openSecretKeys({ secretsKeyFile, stateDirectory }: HostConfig): SecretKeys {
+  if (secretsKeyFile !== undefined) return SecretKeys.open(secretsKeyFile, { create: false });
+  return SecretKeys.open(join(stateDirectory, 'secrets.key'), { create: true });
 }
 
 /** `hatch up`. Exit codes as of every command: 1 failed, 2 wrong usage. */

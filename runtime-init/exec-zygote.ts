@@ -180,14 +180,14 @@ function assign(container: Waiting, own: Map<Kind, number>): void {
   try {
     const received = waitForFunction(container.invoke);
     if (received === undefined) return;
-    const { specialisation, rootFd } = received;
+    const { specialisation, rootFd, mounts } = received;
     joinNamespace(container.mountNamespace, namespaceFlag.mount);
     try {
       // PID 1 has mounted it: only a process inside can have the right one.
       coverProc();
       const proc = cloneMount({ path: '/proc', recursive: true });
       setMountAttributes(proc, { attributes: procAttributes });
-      enterRoot(rootFd, [['proc', proc], ...container.mounts.splice(0)]);
+      enterRoot(rootFd, [['proc', proc], ...container.mounts.splice(0), ...mounts]);
     } finally {
       goHome(own);
     }

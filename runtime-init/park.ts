@@ -7,7 +7,7 @@ import { nowNs } from '../host/base/clock.ts';
 import { messageOf } from '../host/base/errors.ts';
 import type { Step } from '../host/base/channels.ts';
 import { encodeJsonFrame, FrameReader, frameType } from '../host/protocol/frame.ts';
-import { decodeJson, type Specialisation } from '../host/protocol/invoke.ts';
+import { decodeJson, secretsDirectory, type Specialisation } from '../host/protocol/invoke.ts';
 import { exitNow } from '../host/sys/fork.ts';
 import { O_PATH, openAt, resolve } from '../host/sys/file.ts';
 import {
@@ -83,6 +83,8 @@ export function makeMounts(tmpfsBytes: number): Mounts {
 export interface Assigned {
   specialisation: Specialisation;
   rootFd: number;
+  /** What only this function gets. */
+  mounts: Mounts;
 }
 
 /**
@@ -92,18 +94,20 @@ export interface Assigned {
 export function waitForFunction(invoke: number): Assigned | undefined {
   const reader = new FrameReader();
   let specialisation: Specialisation | undefined;
-  let rootFd: number | undefined;
-  while (specialisation === undefined || rootFd === undefined) {
+  const fds: number[] = [];
+  while (specialisation === undefined || fds.length === 0) {
     // The event loop's socket has made the descriptor non-blocking.
     waitReadable([invoke], -1);
     const message = receiveMessage(invoke);
     if (message === undefined) return undefined;
-    rootFd ??= message.fds[0];
+    fds.push(...message.fds);
     reader.push(message.bytes, (frame) => {
       if (frame.type === frameType.specialise) specialisation = decodeJson(frame);
     });
   }
-  return { specialisation, rootFd };
+  const [rootFd = -1, secretsFd] = fds;
+  const mounts: Mounts = secretsFd === undefined ? [] : [[secretsDirectory.slice(1), secretsFd]];
+  return { specialisation, rootFd, mounts };
 }
 
 interface Assignment {
@@ -115,9 +119,9 @@ interface Assignment {
 }
 
 function specialise({ blank, start, assigned, steps }: Assignment): void {
-  const { specialisation, rootFd } = assigned;
+  const { specialisation, rootFd, mounts } = assigned;
   const startNs = nowNs();
-  enterRoot(rootFd, blank.mounts);
+  enterRoot(rootFd, [...blank.mounts, ...mounts]);
   const rootedNs = nowNs();
   Object.assign(process.env, specialisation.env);
   process.chdir('/function');

@@ -10,6 +10,7 @@ import {
   decodeCancel,
   encodeCall,
   encodeResultFrame,
+  secretsDirectory,
   type CallError,
   type Specialisation,
 } from '../host/protocol/invoke.ts';
@@ -52,6 +53,7 @@ export class FunctionServer {
       exitNow(1);
     };
     try {
+      readSecrets(specialisation);
       const handler = loadHandler(specialisation.entry);
       if (handler instanceof Promise) handler.then(onLoaded, onFailed);
       else onLoaded(handler);
@@ -77,6 +79,12 @@ export class FunctionServer {
       });
     });
   }
+}
+
+/** From their files, so that no message and no other process ever has the values. */
+function readSecrets({ secretEnv = [] }: Specialisation): void {
+  for (const name of secretEnv)
+    process.env[name] = readFileSync(`${secretsDirectory}/${name}`, 'utf8');
 }
 
 /**

@@ -23,6 +23,8 @@ export const errorCodes = {
   'deploy.conflict': { status: 409, fault: 'user' },
   'deploy.failed': { status: 422, fault: 'user' },
   'version.not_found': { status: 404, fault: 'user' },
+  'secret.not_found': { status: 404, fault: 'user' },
+  'secret.in_use': { status: 409, fault: 'user' },
   // Limits reached.
   'host.busy': { status: 429, fault: 'host' },
   'host.draining': { status: 503, fault: 'host' },

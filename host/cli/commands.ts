@@ -9,6 +9,7 @@ import { logsCommand } from './commands/logs.ts';
 import { lsCommand } from './commands/ls.ts';
 import { rmCommand } from './commands/rm.ts';
 import { rollbackCommand } from './commands/rollback.ts';
+import { secretCommands } from './commands/secret.ts';
 import { topCommand } from './commands/top.ts';
 import { traceCommand } from './commands/trace.ts';
 import { upCommand } from './commands/up.ts';
@@ -23,6 +24,7 @@ export const commands: readonly Command[] = [
   rollbackCommand,
   aliasCommand,
   rmCommand,
+  ...secretCommands,
   logsCommand,
   traceCommand,
   topCommand,

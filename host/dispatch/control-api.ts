@@ -4,7 +4,8 @@
  * cannot disagree; each checks what it receives.
  */
 import { z } from 'zod';
-import { functionNamePattern } from '../function/manifest.ts';
+import { functionNamePattern, variableName } from '../function/manifest.ts';
+import { sealedBoxSchema } from '../function/secret-box.ts';
 import {
   callRecordSchema,
   checkSchema,
@@ -143,6 +144,33 @@ export const controlApi = {
     request: z.object({ reference: z.string().max(255) }),
     reply: z.object({ image: imageSchema }),
   },
+  /** To seal secrets for the hosts: they never travel in the clear. */
+  'secret.key': {
+    audience: 'all',
+    request: nothing,
+    reply: z.object({ publicKey: z.string(), keyIds: z.array(z.string()) }),
+  },
+  'secret.ls': {
+    audience: 'one',
+    request: nothing,
+    reply: z.object({
+      secrets: z.array(
+        z.object({
+          name: z.string(),
+          setAtMs: z.number(),
+          keyId: z.string(),
+          usedBy: z.array(z.string()),
+        }),
+      ),
+    }),
+  },
+  'secret.set': {
+    audience: 'one',
+    request: z.object({ name: variableName, box: sealedBoxSchema }),
+    reply: z.object({ isNew: z.boolean() }),
+  },
+  'secret.rm': { audience: 'one', request: z.object({ name: variableName }), reply: nothing },
+  'secret.rotate': { audience: 'one', request: nothing, reply: z.object({ resealed: z.number() }) },
   status: {
     audience: 'all',
     request: nothing,

@@ -4,13 +4,17 @@ import { HatchError } from '../base/errors.ts';
 import type { Machine } from '../function/limit-fields.ts';
 import { parseManifest, refuseBeyondMachine } from '../function/manifest.ts';
 import type { FunctionRegistry } from '../function/registry.ts';
+import type { SecretStore } from '../function/secret-store.ts';
 import type { LayerStore, StoredImage } from '../image/layer-store.ts';
 import type { Check, ControlAnswer } from './control-api.ts';
 import type { ControlHandlers } from './control.ts';
 import { deploy } from './deploy.ts';
 import type { DeployParts } from './deploy.ts';
+import { secretHandlers } from './secret-handlers.ts';
+import type { SecretParts } from './secret-handlers.ts';
 
-export interface ControlParts extends DeployParts {
+export interface ControlParts extends DeployParts, Omit<SecretParts, 'registry'> {
+  secrets: SecretParts['secrets'] & Pick<SecretStore, 'require'>;
   /** What limits can be had here. */
   machine: Machine;
   registry: DeployParts['registry'] &
@@ -32,7 +36,12 @@ export interface ControlParts extends DeployParts {
 }
 
 export function controlHandlers(parts: ControlParts): ControlHandlers {
-  return { ...functionHandlers(parts), ...hostHandlers(parts), ...imageHandlers(parts) };
+  return {
+    ...functionHandlers(parts),
+    ...secretHandlers(parts),
+    ...hostHandlers(parts),
+    ...imageHandlers(parts),
+  };
 }
 
 /** Half of what a message may hold by default; JSON adds to the text. */
@@ -69,6 +78,7 @@ function functionHandlers(
     deploy: async (request) => {
       const manifest = parseManifest(request.manifest);
       refuseBeyondMachine(manifest, parts.machine);
+      await parts.secrets.require(manifest.secrets.map((secret) => secret.name));
       const done = await deploy(parts, { ...request, manifest });
       const { version, previousVersion, startRecord } = done;
       const previous = previousVersion === undefined ? {} : { previousVersion };

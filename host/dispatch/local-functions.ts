@@ -11,7 +11,7 @@ import type { FunctionState, FunctionVersion } from '../function/record.ts';
 import type { FunctionChange } from '../function/view.ts';
 import type { DispatchLog } from './dispatcher.ts';
 import type { InstancePool } from './instance-pool.ts';
-import type { PoolFunction } from '../pool/pool-function.ts';
+import type { FunctionSecrets, PoolFunction } from '../pool/pool-function.ts';
 
 /** Layer directories of one version, kept on disk until released. */
 export interface FunctionLayers {
@@ -24,6 +24,8 @@ export interface LocalFunctionsOptions {
   /** From memory; throws `function.not_found`, `version.not_found`. */
   resolve: (name: string, versionOrAlias?: string) => FunctionVersion;
   loadLayers: (version: FunctionVersion) => Promise<FunctionLayers>;
+  /** The value of a secret now; throws `secret.not_found`. */
+  readSecret: FunctionSecrets['read'];
   pool: Pick<InstancePool, 'prepare' | 'retire' | 'stats'>;
   log: DispatchLog;
   /** Pause after the first failure; doubles up to half a minute. */
@@ -106,6 +108,15 @@ export class LocalFunctions {
     this.#changes.set(name, { abort, done });
   };
 
+  /** Instances that have the old value end with their calls; the next ones get the new value. */
+  readonly onSecretChange = (name: string): void => {
+    const loaded = [...this.#loaded.values()].flatMap((versions) => [...versions.values()]);
+    for (const { fn } of loaded) {
+      if (fn.secrets?.uses.some((use) => use.name === name) !== true) continue;
+      void this.#options.pool.retire({ name: fn.name, version: fn.version });
+    }
+  };
+
   /** Stops following and waits for what is under way; layers stay leased until the host ends. */
   async close(): Promise<void> {
     const changes = [...this.#changes.values()];
@@ -115,7 +126,8 @@ export class LocalFunctions {
 
   async #load(version: FunctionVersion): Promise<Loaded> {
     const layers = await this.#options.loadLayers(version);
-    const loaded = { fn: poolFunctionOf(version, layers.directories), layers };
+    const { readSecret } = this.#options;
+    const loaded = { fn: poolFunctionOf(version, layers.directories, readSecret), layers };
     const versions = this.#loaded.get(version.name) ?? new Map<string, Loaded>();
     versions.set(version.version, loaded);
     this.#loaded.set(version.name, versions);
@@ -166,8 +178,13 @@ export class LocalFunctions {
 }
 
 /** What the pool has to know of a version whose layers are on this disk. */
-export function poolFunctionOf(version: FunctionVersion, layerDirectories: string[]): PoolFunction {
+export function poolFunctionOf(
+  version: FunctionVersion,
+  layerDirectories: string[],
+  readSecret: FunctionSecrets['read'],
+): PoolFunction {
   const { manifest } = version;
+  const { secrets: uses } = manifest;
   return {
     name: version.name,
     version: version.version,
@@ -189,6 +206,7 @@ export function poolFunctionOf(version: FunctionVersion, layerDirectories: strin
     parked: manifest.parked,
     reuse: manifest.reuse,
     env: manifest.env,
+    ...(uses.length === 0 ? {} : { secrets: { uses, read: readSecret } }),
   };
 }
 

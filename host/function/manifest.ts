@@ -80,7 +80,7 @@ const relativePath = z
   .min(1)
   .max(255)
   .regex(/^(?!\/)(?!(?:.*\/)?\.\.(?:\/|$))[^\0\\]+$/, 'must be relative and stay in the folder');
-const variableName = z
+export const variableName = z
   .string()
   .max(128)
   .regex(/^[A-Za-z_][A-Za-z0-9_]*$/, 'must be letters, digits and _');
@@ -158,7 +158,16 @@ const manifestSchema = z.strictObject({
     .refine((env) => JSON.stringify(env).length <= envLengthMax, 'must be at most 64 KiB of JSON')
     .default({})
     .describe('Environment variables'),
-  secrets: z.array(variableName).max(64).default([]).describe('Secrets, given as variables'),
+  secrets: z
+    .array(
+      z.union([
+        variableName.transform((name) => ({ name, as: 'file' as const })),
+        z.strictObject({ name: variableName, as: z.enum(['file', 'env']) }),
+      ]),
+    )
+    .max(64)
+    .default([])
+    .describe('Secrets, as files /run/secrets/<name>; {"name", "as": "env"}: as a variable, too'),
   layers: z.array(z.string().min(1).max(512)).max(64).default([]).describe('Further layers'),
   triggers: z
     .array(z.record(z.string(), z.unknown()))
@@ -176,18 +185,26 @@ function keepAliveOf(keepAliveMs: number | undefined): KeepAlive {
   return { policy: 'fixed', minutes: keepAliveMs / 60_000 };
 }
 
-/** Our own variables would silently win over the developer's. */
-function reservedNames({ env }: FunctionManifest): ManifestProblem[] {
-  return Object.keys(env)
+/** Our own variables would silently win over the developer's, and secrets over each other. */
+function reservedNames({ env, secrets }: FunctionManifest): ManifestProblem[] {
+  const reserved = 'names with HATCH_ are reserved';
+  const variables = Object.keys(env)
     .filter((name) => name.startsWith('HATCH_'))
-    .map((name) => ({ path: `env.${name}`, message: 'names with HATCH_ are reserved' }));
+    .map((name) => ({ path: `env.${name}`, message: reserved }));
+  const named = secrets.flatMap(({ name, as }, index) => {
+    const path = `secrets[${index}]`;
+    if (name.startsWith('HATCH_')) return [{ path, message: reserved }];
+    if (as === 'env' && Object.hasOwn(env, name)) return [{ path, message: 'is in env already' }];
+    const isSecond = secrets.findIndex((one) => one.name === name) < index;
+    return isSecond ? [{ path, message: 'is named twice' }] : [];
+  });
+  return [...variables, ...named];
 }
 
 function unsupported(manifest: FunctionManifest): ManifestProblem[] {
   const found: [path: string, wanted: string | undefined][] = [
     ['storage', manifest.storage === 'overlay' ? undefined : `driver "${manifest.storage}"`],
     ['network', manifest.network === 'none' ? undefined : 'a network other than "none"'],
-    ['secrets', manifest.secrets.length === 0 ? undefined : 'a list that is not empty'],
     ['layers', manifest.layers.length === 0 ? undefined : 'a list that is not empty'],
     ['triggers', manifest.triggers.length === 0 ? undefined : 'a list that is not empty'],
   ];

@@ -1,9 +1,10 @@
-/** The KV bucket `hatch_functions`: records of JSON, changed by compare-and-swap on revisions. */
+/** A KV bucket: records of JSON, changed by compare-and-swap on revisions. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { JetStreamApiCodes, JetStreamApiError } from '@nats-io/jetstream';
 import { Kvm } from '@nats-io/kv';
 import type { KV, KvEntry } from '@nats-io/kv';
 import type { NatsConnection } from '@nats-io/nats-core';
-import { HatchError, messageOf } from '../base/errors.ts';
+import { HatchError, messageOf, toHatchError } from '../base/errors.ts';
 import { natsRefusal } from './nats-refusal.ts';
 
 export interface StoredRecord {
@@ -14,13 +15,22 @@ export interface StoredRecord {
 }
 
 export interface RecordWatcher {
+  /** All records are about to be given again: a watch starts. */
+  onBegin(): void;
   /** A record was written, or `json` is undefined: it was deleted. */
   onRecord(record: StoredRecord): void;
   /** All records there were at the start have been given to `onRecord`. */
   onReady(): void;
 }
 
-const bucketName = 'hatch_functions';
+export interface Following {
+  /** Resolves when `onReady` was called for the first time; rejects when that cannot be. */
+  ready: Promise<void>;
+  /** Resolves after the signal. */
+  ended: Promise<void>;
+}
+
+const watchRetryMs = 500;
 
 export class RecordStore {
   readonly #kv: KV;
@@ -29,7 +39,8 @@ export class RecordStore {
     this.#kv = kv;
   }
 
-  static async open(connection: NatsConnection): Promise<RecordStore> {
+  /** Makes the bucket when it is missing. @throws HatchError `host.nats_unavailable` */
+  static async open(connection: NatsConnection, bucketName: string): Promise<RecordStore> {
     return doing(`open bucket "${bucketName}"`, async () => {
       const kv = await new Kvm(connection).create(bucketName, { history: 1 });
       return new RecordStore(kv);
@@ -75,10 +86,49 @@ export class RecordStore {
   }
 
   /**
-   * Follows the bucket until `signal` aborts or the server ends the watch. A watch survives a
-   * reconnect: the client resumes it where it was.
+   * Follows the bucket until `signal` aborts; when a watch breaks, by another one. Only the first
+   * failure to start is the caller's, later ones go to `onError`.
    */
-  async watch(watcher: RecordWatcher, signal: AbortSignal): Promise<void> {
+  follow(
+    watcher: RecordWatcher,
+    { signal, onError }: { signal: AbortSignal; onError: (error: HatchError) => void },
+  ): Following {
+    const ready = Promise.withResolvers<void>();
+    let isReady = false;
+    const told: RecordWatcher = {
+      onBegin: () => watcher.onBegin(),
+      onRecord: (record) => {
+        try {
+          watcher.onRecord(record);
+        } catch (error) {
+          onError(toHatchError(error));
+        }
+      },
+      onReady: () => {
+        watcher.onReady();
+        isReady = true;
+        ready.resolve();
+      },
+    };
+    const run = async (): Promise<void> => {
+      while (!signal.aborted) {
+        try {
+          told.onBegin();
+          await this.#watch(told, signal);
+        } catch (error) {
+          const failure = toHatchError(error, 'host.nats_unavailable');
+          if (!isReady) return ready.reject(failure);
+          onError(failure);
+        }
+        await sleep(watchRetryMs, undefined, { signal }).catch(() => undefined);
+      }
+      ready.resolve();
+    };
+    return { ready: ready.promise, ended: run() };
+  }
+
+  /** A watch survives a reconnect: the client resumes it where it was. */
+  async #watch(watcher: RecordWatcher, signal: AbortSignal): Promise<void> {
     // What is in the bucket now; the watch delivers at least that.
     const { state } = (await this.#kv.status()).streamInfo;
     let ready = state.messages === 0;

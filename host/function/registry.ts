@@ -9,9 +9,8 @@
  * somebody else moved it since the deploy began. Version records never change.
  */
 import type { Readable } from 'node:stream';
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { NatsConnection } from '@nats-io/nats-core';
-import { HatchError, toHatchError } from '../base/errors.ts';
+import { HatchError } from '../base/errors.ts';
 import type { Digest } from '../image/digest.ts';
 import type { LayerBlob } from '../image/layer-tar.ts';
 import { LayerObjects } from './layer-objects.ts';
@@ -20,6 +19,7 @@ import type { FunctionManifest } from './manifest.ts';
 import { decodePointer, decodeVersion, encodePointer, keys } from './record.ts';
 import type { FunctionState, FunctionVersion } from './record.ts';
 import { RecordStore } from './record-store.ts';
+import type { Following, StoredRecord } from './record-store.ts';
 import {
   functionNotFound,
   versionBefore,
@@ -46,14 +46,14 @@ export interface CollectOptions {
 const layerGraceMs = 10 * 60_000;
 const unfinishedGraceMs = 60 * 60_000;
 const attemptsMax = 10;
-const watchRetryMs = 500;
+const bucketName = 'hatch_functions';
 
 export class FunctionRegistry {
   readonly #records: RecordStore;
   readonly #layers: LayerObjects;
   readonly #closing = new AbortController();
   #view: FunctionView | undefined;
-  #watching: Promise<void> | undefined;
+  #following: Following | undefined;
 
   private constructor(records: RecordStore, layers: LayerObjects) {
     this.#records = records;
@@ -65,7 +65,7 @@ export class FunctionRegistry {
    * @throws HatchError `host.nats_unavailable`
    */
   static async open(connection: NatsConnection): Promise<FunctionRegistry> {
-    const records = await RecordStore.open(connection);
+    const records = await RecordStore.open(connection, bucketName);
     return new FunctionRegistry(records, await LayerObjects.open(connection));
   }
 
@@ -75,11 +75,18 @@ export class FunctionRegistry {
    */
   async watch({ onChange, onError }: WatchHandlers = {}): Promise<void> {
     if (this.#view !== undefined) throw new HatchError('internal.bug', 'Cannot watch twice');
-    const report = onError ?? (() => undefined);
-    this.#view = new FunctionView(onChange ?? (() => undefined));
-    const ready = Promise.withResolvers<void>();
-    this.#watching = this.#follow(this.#view, ready, report);
-    await ready.promise.catch((error: unknown) => {
+    const view = new FunctionView(onChange ?? (() => undefined));
+    this.#view = view;
+    const watcher = {
+      onBegin: () => view.beginSync(),
+      onRecord: (record: StoredRecord) => view.apply(record),
+      onReady: () => view.endSync(),
+    };
+    this.#following = this.#records.follow(watcher, {
+      signal: this.#closing.signal,
+      onError: onError ?? (() => undefined),
+    });
+    await this.#following.ready.catch((error: unknown) => {
       this.#view = undefined;
       throw error;
     });
@@ -88,7 +95,7 @@ export class FunctionRegistry {
   /** Ends the watch. The connection is the caller's. */
   async close(): Promise<void> {
     this.#closing.abort();
-    await this.#watching;
+    await this.#following?.ended;
   }
 
   /** From memory; needs `watch`. */
@@ -300,42 +307,6 @@ export class FunctionRegistry {
   #watched(): FunctionView {
     if (this.#view !== undefined) return this.#view;
     throw new HatchError('internal.bug', 'Cannot look up a function before watch()');
-  }
-
-  /** Only the first failure to start is the caller's; later ones are mended here. */
-  async #follow(
-    view: FunctionView,
-    ready: PromiseWithResolvers<void>,
-    report: (error: HatchError) => void,
-  ): Promise<void> {
-    const signal = this.#closing.signal;
-    let isReady = false;
-    const watcher = {
-      onRecord: (record: Parameters<FunctionView['apply']>[0]) => {
-        try {
-          view.apply(record);
-        } catch (error) {
-          report(toHatchError(error));
-        }
-      },
-      onReady: () => {
-        view.endSync();
-        isReady = true;
-        ready.resolve();
-      },
-    };
-    while (!signal.aborted) {
-      try {
-        view.beginSync();
-        await this.#records.watch(watcher, signal);
-      } catch (error) {
-        const failure = toHatchError(error, 'host.nats_unavailable');
-        if (!isReady) return ready.reject(failure);
-        report(failure);
-      }
-      await sleep(watchRetryMs, undefined, { signal }).catch(() => undefined);
-    }
-    ready.resolve();
   }
 }
 

@@ -5,10 +5,10 @@ import { channels, type StartPath, type StartRecord, type Step } from '../base/c
 import { HatchError, messageOf, toHatchError } from '../base/errors.ts';
 import type { Specialisation } from '../protocol/invoke.ts';
 import type { Output } from '../sandbox/function-channel.ts';
-import { Sandbox, type SandboxParts } from '../sandbox/sandbox.ts';
+import { Sandbox, type Assignment, type SandboxParts } from '../sandbox/sandbox.ts';
 import { Instance } from './instance.ts';
 import { ParkedContainers, type ParkedContainer } from './parked-containers.ts';
-import { limitsOf, type PoolFunction } from './pool-function.ts';
+import { limitsOf, type FunctionSecrets, type PoolFunction } from './pool-function.ts';
 
 /** By then a zygote's death is known, and requests wait for the next one. */
 const retryMs = 100;
@@ -102,6 +102,7 @@ export class InstanceStarter {
         specialisation: specialisationOf(fn),
         layerNames: fn.layerDirectories,
         limits: limitsOf(fn),
+        ...secretsOf(fn),
       });
     } finally {
       clearTimeout(timer);
@@ -150,7 +151,17 @@ function specialisationOf(fn: PoolFunction): Specialisation {
     entry: fn.entry,
     memoryMb: fn.memoryMb,
     env: { HATCH_FUNCTION_NAME: fn.name, HATCH_FUNCTION_VERSION: fn.version, ...fn.env },
+    ...(fn.secrets === undefined ? {} : { secretEnv: variablesOf(fn.secrets) }),
   };
+}
+
+function variablesOf({ uses }: FunctionSecrets): string[] {
+  return uses.filter(({ as }) => as === 'env').map(({ name }) => name);
+}
+
+function secretsOf({ secrets }: PoolFunction): Pick<Assignment, 'secrets'> {
+  if (secrets === undefined) return {};
+  return { secrets: secrets.uses.map(({ name }) => ({ name, value: secrets.read(name) })) };
 }
 
 function record(start: {

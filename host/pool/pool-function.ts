@@ -1,5 +1,6 @@
 /**
  * What the pool needs to know of one version of one function: plain data, made by who deploys it.
+ * Only secrets are read when an instance starts, so that they are nowhere in between.
  */
 import type { CgroupLimits } from '../cgroup/cgroup.ts';
 import type { KeepAlivePolicy } from './policy/instance-demand.ts';
@@ -36,6 +37,13 @@ export interface PoolFunction {
   parked: number;
   reuse: 'same-function' | 'never';
   env: Record<string, string>;
+  secrets?: FunctionSecrets | undefined;
+}
+
+export interface FunctionSecrets {
+  uses: readonly { name: string; as: 'file' | 'env' }[];
+  /** Throws `secret.not_found`. */
+  read(name: string): Buffer;
 }
 
 /** Calls that one instance can take at a time. One that is never reused takes one in its life. */

@@ -14,7 +14,12 @@ export interface Specialisation {
   memoryMb: number;
   /** Added to what all functions get. */
   env: Record<string, string>;
+  /** Secrets, files below `secretsDirectory`, whose values are to be in the environment too. */
+  secretEnv?: string[];
 }
+
+/** Where a function finds its secrets. Their mount comes beside its root. */
+export const secretsDirectory = '/run/secrets';
 
 /** The instance's answer to a specialisation, and of an exec'd one to its start. */
 export interface Ready {

@@ -106,12 +106,15 @@ export class FunctionChannel {
     this.#connection.send(encodeJsonFrame(frameType.specialise, 0, specialisation));
   }
 
-  /** Sends the function's root. Resolves when the bundle is loaded, with the steps it took. */
-  sendRoot(mountFd: number): Promise<Step[]> {
+  /**
+   * Sends the mount of the function's root, and then that of its secrets when it has some. Resolves
+   * when the bundle is loaded, with the steps it took.
+   */
+  sendRoot(mountFds: readonly number[]): Promise<Step[]> {
     if (this.#closedBy !== undefined) return Promise.reject(this.#closedBy);
     const ready = Promise.withResolvers<Step[]>();
     this.#settleReady = ready;
-    this.#connection.send(encodeFrame(frameType.root, 0), [mountFd]);
+    this.#connection.send(encodeFrame(frameType.root, 0), mountFds);
     return ready.promise;
   }
 

@@ -27,6 +27,7 @@ import { watchReadable, type Watch } from '../sys/libc.ts';
 import { FunctionChannel, type CallResult, type Output } from './function-channel.ts';
 import { InitChannel } from './init-channel.ts';
 import { RawOutput } from './raw-output.ts';
+import { mountSecrets, type SecretFile } from './secrets-mount.ts';
 
 export interface SandboxParts {
   cgroups: CgroupSource;
@@ -65,6 +66,8 @@ export interface Assignment {
   /** Directory names in the layer store, bottom first. */
   layerNames: readonly string[];
   limits: CgroupLimits;
+  /** Wiped when the instance has them. */
+  secrets?: readonly SecretFile[];
 }
 
 /** User and group of every function, inside its container. */
@@ -175,7 +178,7 @@ export class Sandbox {
   }
 
   /** Makes it an instance of one function. Resolves when that is loaded, with the steps it took. */
-  async assign({ specialisation, layerNames, limits }: Assignment): Promise<Step[]> {
+  async assign({ specialisation, layerNames, limits, secrets }: Assignment): Promise<Step[]> {
     const channel = this.#liveChannel();
     const startNs = nowNs();
     channel.assign(specialisation);
@@ -189,7 +192,7 @@ export class Sandbox {
       ownerGid: this.#range.firstHostId,
     });
     const overlaidNs = nowNs();
-    const loaded = channel.sendRoot(this.#root.mountFd);
+    const loaded = this.#sendRoot(channel, this.#root, secrets);
     this.#root.closeMount();
     const steps = await loaded;
     // The function's process has waited for this before it loaded anything: it is there by now.
@@ -199,6 +202,20 @@ export class Sandbox {
       { name: 'overlay', startNs: limitedNs, endNs: overlaidNs },
       ...steps,
     ];
+  }
+
+  #sendRoot(
+    channel: FunctionChannel,
+    { mountFd }: WritableRoot,
+    secrets: readonly SecretFile[] | undefined,
+  ): Promise<Step[]> {
+    if (secrets === undefined) return channel.sendRoot([mountFd]);
+    const secretsFd = mountSecrets(secrets, this.#range.firstHostId + functionUser.uid);
+    try {
+      return channel.sendRoot([mountFd, secretsFd]);
+    } finally {
+      closeSync(secretsFd);
+    }
   }
 
   /** `onStart` gets the call's number before anything is sent. Rejects with `function.*`. */

@@ -199,7 +199,7 @@ async function loadFunction(
   );
   rmSync(outputDirectory, { recursive: true });
   return {
-    ...poolFunctionOf(version, layers.directories),
+    ...poolFunctionOf(version, layers.directories, noSecrets),
     instancesMax: 10_000,
     keepAlive: { policy: 'fixed', keepMs: 86_400_000 },
     concurrency: 1,
@@ -220,4 +220,8 @@ function childrenOf(pid: number): number[] {
 /** In MB; shared pages count in parts. */
 function pssOf(pid: number): number {
   return fieldKB(`/proc/${pid}/smaps_rollup`, 'Pss') / kBPerMB;
+}
+
+function noSecrets(name: string): never {
+  throw new Error(`There is no secret "${name}" in a bench`);
 }

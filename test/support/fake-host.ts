@@ -1,4 +1,7 @@
 /** A host with everything real but its containers and its layers on disk. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import type { CallRecord, LogRecord } from '../../host/base/channels.ts';
 import { connect } from '@nats-io/transport-node';
 import { HatchError } from '../../host/base/errors.ts';
@@ -8,6 +11,8 @@ import { Dispatcher } from '../../host/dispatch/dispatcher.ts';
 import { LocalFunctions } from '../../host/dispatch/local-functions.ts';
 import { thisMachine } from '../../host/function/limit-fields.ts';
 import { FunctionRegistry } from '../../host/function/registry.ts';
+import { SecretKeys } from '../../host/function/secret-keys.ts';
+import { SecretStore } from '../../host/function/secret-store.ts';
 import { FakePool } from './fake-pool.ts';
 
 export interface FakeHost {
@@ -30,6 +35,9 @@ export async function startFakeHost(
   const registry = await FunctionRegistry.open(connection);
   const pool = new FakePool();
   const parts = { traces: new Map<string, CallRecord>(), logs: [] as LogRecord[] };
+  const keyDirectory = mkdtempSync(join(tmpdir(), 'hatch-fake-host-'));
+  const secretKeys = SecretKeys.open(join(keyDirectory, 'secrets.key'), { create: true });
+  const secrets = await SecretStore.open(connection, secretKeys);
   const leased = new Set<string>();
   const warnings: string[] = [];
   const log = {
@@ -43,9 +51,14 @@ export async function startFakeHost(
       leased.add(path);
       return { directories: ['/layers/base', path], release: () => leased.delete(path) };
     },
+    readSecret: (secret) => secrets.read(secret),
     pool,
     log,
     retryMs: 20,
+  });
+  await secrets.watch({
+    onChange: functions.onSecretChange,
+    onError: (error) => warnings.push(error.message),
   });
   await registry.watch({ onChange: functions.onChange });
   const dispatcher = new Dispatcher({
@@ -62,6 +75,8 @@ export async function startFakeHost(
     log,
     handlers: controlHandlers({
       registry,
+      secrets,
+      secretKeys,
       functions,
       pool,
       log,
@@ -89,6 +104,8 @@ export async function startFakeHost(
     await dispatcher.stop({ drainMs: 0 });
     await functions.close();
     await registry.close();
+    await secrets.close();
+    rmSync(keyDirectory, { recursive: true });
     await connection.close();
   };
   return { name, pool, registry, leased, warnings, stop, ...parts };

@@ -45,7 +45,9 @@ test('parsing a parsed manifest changes nothing', () => {
     cpu: 0.5,
     env: { LEVEL: 'debug' },
     reuse: 'never',
+    secrets: ['KEY', { name: 'TOKEN', as: 'env' }],
   });
+  assert.deepEqual(manifest.secrets[0], { name: 'KEY', as: 'file' });
   assert.deepEqual(parseManifest(structuredClone(manifest)), manifest);
 });
 
@@ -82,6 +84,11 @@ test('mistakes are refused with the path of each', () => {
     [{ env: { '1X': 'a' } }, 'env.1X'],
     [{ env: { X: 1 } }, 'env.X'],
     [{ env: { X: 'a\0b' } }, 'env.X'],
+    [{ secrets: ['../X'] }, 'secrets[0]'],
+    [{ secrets: ['A', 'HATCH_KEY'] }, 'secrets[1]'],
+    [{ secrets: ['A', 'A'] }, 'secrets[1]'],
+    [{ secrets: [{ name: 'A', as: 'argument' }] }, 'secrets[0]'],
+    [{ secrets: [{ name: 'A', as: 'env' }], env: { A: 'x' } }, 'secrets[0]'],
     [{ env: { HATCH_TOKEN: 'a' } }, 'env.HATCH_TOKEN'],
     [{ files: ['ok', '../secret'] }, 'files[1]'],
     [{ network: { egress: ['443/tcp', '65536/tcp'] } }, 'network'],
@@ -109,7 +116,6 @@ test('what is not built yet is refused, not ignored', () => {
     { storage: 'zfs' },
     { storage: 'btrfs' },
     { network: { egress: ['443/tcp'] } },
-    { secrets: ['TOKEN'] },
     { layers: ['sha256:0'] },
     { triggers: [{ cron: '* * * * *' }] },
   ];
