@@ -17,7 +17,8 @@ import { LayerStore, type StoredImage } from './image/layer-store.ts';
 import { IdRanges } from './namespace/id-ranges.ts';
 import { Pool, type PoolLimits } from './pool/pool.ts';
 import type { ZygoteSetup } from './protocol/zygote.ts';
-import { compileProfile, stageProfile } from './security/security.ts';
+import { RefusedCalls } from './security/refused-calls.ts';
+import { stageProfiles } from './security/security.ts';
 import type { SandboxParts } from './sandbox/sandbox.ts';
 import { MemoryScratch } from './storage/memory-scratch.ts';
 import { OverlayDriver } from './storage/overlay.ts';
@@ -113,7 +114,10 @@ export async function openEngine(
   const zygoteRoot = directory('run/zygote-root');
   mountZygoteRoot(storage, baseImage, zygoteRoot);
   opened.defer(() => detachMount(zygoteRoot));
-  const zygote = await startZygote({ config, root: zygoteRoot, onNotice });
+  const refusedCalls = new RefusedCalls();
+  opened.defer(() => refusedCalls.close());
+  const onListener = (fd: number): void => refusedCalls.listen(fd);
+  const zygote = await startZygote({ config, root: zygoteRoot, onListener, onNotice });
   opened.defer(() => zygote.stop());
 
   const networks = networkStock(zygote, onNotice);
@@ -131,6 +135,11 @@ export async function openEngine(
   const parts = { cgroups: ready, storage, idRanges, networks };
   const pool = openPool({ config, zygote, parts, onNotice });
   opened.defer(() => pool.close());
+  refusedCalls.onRefused = ({ name, pid, groups }) => {
+    const waitMs = pool.refused(name, groups);
+    if (waitMs === undefined) onNotice(`Process ${pid} of ours was refused the call "${name}"`);
+    return waitMs ?? 0;
+  };
   await pool.fill();
 
   const all = opened.move();
@@ -198,9 +207,10 @@ function networkStock(zygote: Zygote, onNotice: (message: string) => void): Read
 function startZygote(options: {
   config: HostConfig;
   root: string;
+  onListener: (fd: number) => void;
   onNotice: (message: string) => void;
 }): Promise<Zygote> {
-  const { config, root, onNotice } = options;
+  const { config, root, onListener, onNotice } = options;
   return Zygote.start(
     {
       mountRoot: () => cloneMount({ path: root, recursive: false }),
@@ -211,6 +221,7 @@ function startZygote(options: {
         openFilesMax,
         fork: config.fork,
       },
+      onListener,
       replaceAfterForks: config.replaceZygoteAfterForks,
     },
     { onNotice },
@@ -218,10 +229,9 @@ function startZygote(options: {
 }
 
 function seccompPrograms(): ZygoteSetup['seccomp'] {
-  const { base, seal } = stageProfile('node');
-  const { bpf: whole } = compileProfile('node');
+  const { base, seals } = stageProfiles();
   const encode = (program: Buffer): string => program.toString('base64');
-  return { base: encode(base), seal: encode(seal), whole: encode(whole) };
+  return { base: encode(base), seals: { node: encode(seals.node), strict: encode(seals.strict) } };
 }
 
 function makeDirectory(stateDirectory: string, name: string): string {

@@ -65,7 +65,7 @@ function becomePair({ setup, libuv, fds }: BlankOptions): void {
   const invoke = fdFor(fds, 'invoke');
   const stdout = fdFor(fds, 'stdout');
   const [initLink, functionLink] = socketPair('stream');
-  const seccomp = Buffer.from(setup.seccomp.seal, 'base64');
+  const seccomp = setup.seccomp.seals;
   // The zygote ignores it, and with that PID 1 would never learn how its children ended.
   restoreSignal(SIGCHLD);
   const isFunction = fork() === 0;

@@ -13,7 +13,8 @@ import type { ContainerIdentity, ZygoteSetup } from '../host/protocol/zygote.ts'
 import { exitNow, openPidFd } from '../host/sys/fork.ts';
 import { oomScore, setOomScore } from '../host/sys/oom-score.ts';
 import { blockAllSignals, openSignalFd, setDumpable } from '../host/sys/process.ts';
-import { loadSeccompFilter } from '../host/sys/seccomp-filter.ts';
+import { loadListenedSeccompFilter, loadSeccompFilter } from '../host/sys/seccomp-filter.ts';
+import { sendMessage } from '../host/sys/socket.ts';
 import type { Assigned } from './exec-zygote.ts';
 import { supervise } from './init.ts';
 import { connectToHost, installOutput, sendToHost } from './output.ts';
@@ -81,18 +82,21 @@ export function bootCommand({ setup, identity, joinCount }: Boot): [string, ...s
     ...nodeArguments,
     runtimePath,
     'boot-init',
-    setup.seccomp.whole,
+    setup.seccomp.base,
+    setup.seccomp.seals.node,
   ];
 }
 
-/** PID 1: starts the function process under the filter, then does what every PID 1 does. */
+/** PID 1: starts the function process under the base filter, then does what every PID 1 does. */
 export function bootInit(): void {
   const [control, invoke, assign, userNamespace] = [3, 4, 5, 6] as const;
   closeSync(userNamespace);
   blockAllSignals();
   setDumpable(false);
-  loadSeccompFilter(Buffer.from(process.argv[3] ?? '', 'base64'), { allThreads: true });
-  verifyDropped();
+  const [base = '', seal = ''] = process.argv.slice(3);
+  const listener = loadListenedSeccompFilter(Buffer.from(base, 'base64'));
+  sendMessage(assign, Buffer.from('l'), [listener]);
+  closeSync(listener);
   // Under the filter from its first instruction, so that libuv never meets an io_uring.
   const child = spawn(nodePath, [...nodeArguments, runtimePath, 'boot-function'], {
     stdio: ['ignore', 1, 2, invoke, assign],
@@ -100,6 +104,7 @@ export function bootInit(): void {
   if (child.pid === undefined) exitNow(127);
   closeSync(invoke);
   closeSync(assign);
+  sealAllThreads(seal);
   supervise({
     control,
     signals: openSignalFd(),
@@ -113,7 +118,6 @@ export function bootInit(): void {
 export function bootFunction(): void {
   const [invoke, assign] = [3, 4] as const;
   setOomScore(oomScore.function);
-  verifyDropped();
   installOutput();
   installStackTraces();
   leaveThroughExitNow();
@@ -124,8 +128,17 @@ export function bootFunction(): void {
   closeSync(assign);
   // The zygote could not give it a root, or the host took the container down.
   if (text === '') exitNow(1);
-  const { specialisation, steps } = JSON.parse(text) as Assigned;
+  const { specialisation, seal, steps } = JSON.parse(text) as Assigned;
   Object.assign(process.env, specialisation.env);
   process.chdir('/function');
-  new FunctionServer(invoke).load(specialisation, steps);
+  // Its socket first: a profile may not let it find out what it has.
+  const server = new FunctionServer(invoke);
+  sealAllThreads(seal);
+  server.load(specialisation, steps);
+}
+
+/** The last filter, base64: from here on foreign code may run. */
+function sealAllThreads(seal: string): void {
+  loadSeccompFilter(Buffer.from(seal, 'base64'), { allThreads: true });
+  verifyDropped();
 }

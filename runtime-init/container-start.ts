@@ -1,6 +1,11 @@
 /** What the parts of a container's start hand to each other. */
 import { closeSync, readSync, writeSync } from 'node:fs';
-import type { ContainerIdentity, ContainerOrder, FdRole } from '../host/protocol/zygote.ts';
+import type {
+  ContainerIdentity,
+  ContainerOrder,
+  FdRole,
+  ZygoteSetup,
+} from '../host/protocol/zygote.ts';
 import { waitReadable } from '../host/sys/process.ts';
 import { receiveMessage } from '../host/sys/socket.ts';
 
@@ -10,8 +15,8 @@ export interface BlankProcess {
   socket: number;
   /** Between PID 1 and the function's process: each tells the other one thing, once. */
   link: number;
-  /** The last of the filters that it ends up under: it inherits the others. */
-  seccomp: Buffer;
+  /** The last of the filters that it ends up under, by profile; it inherits the others. */
+  seccomp: ZygoteSetup['seccomp']['seals'];
 }
 
 /** What it has been told to become. */

@@ -6,12 +6,17 @@
  * changed from here, under its feet.
  */
 import { spawn } from 'node:child_process';
-import { closeSync, readSync, writeSync } from 'node:fs';
+import { closeSync, writeSync } from 'node:fs';
 import { nowNs } from '../host/base/clock.ts';
 import { messageOf } from '../host/base/errors.ts';
 import type { Step } from '../host/base/channels.ts';
 import type { Specialisation } from '../host/protocol/invoke.ts';
-import type { ZygoteHello, ZygoteRequest, ZygoteSetup } from '../host/protocol/zygote.ts';
+import {
+  listenerAnswerId,
+  type ZygoteHello,
+  type ZygoteRequest,
+  type ZygoteSetup,
+} from '../host/protocol/zygote.ts';
 import { exitNow, openPidFd, reapChild } from '../host/sys/fork.ts';
 import { cloneMount, makeRootPrivate, setMountAttributes } from '../host/sys/mount.ts';
 import {
@@ -30,7 +35,7 @@ import {
   setUmask,
   waitReadable,
 } from '../host/sys/process.ts';
-import { socketPair } from '../host/sys/socket.ts';
+import { receiveMessage, socketPair } from '../host/sys/socket.ts';
 import { bootCommand, type Boot } from './boot.ts';
 import { fdFor, groupByRole } from './container-start.ts';
 import { makeNetworkNamespace } from './network-namespace.ts';
@@ -63,6 +68,8 @@ interface Waiting {
 /** What the function process is told, as JSON, when its root is there. */
 export interface Assigned {
   specialisation: Specialisation;
+  /** The filter that it loads before the function, base64. */
+  seal: string;
   steps: Step[];
 }
 
@@ -77,12 +84,9 @@ export function serveByExec(setup: ZygoteSetup, reason: string): never {
     const readable = waitReadable([zygoteSocketFd, ...waiting.map(awaited)], -1);
     while (reapChild() !== undefined);
     for (const container of waiting.filter((each) => readable.includes(awaited(each)))) {
-      if (!container.booted && readSync(container.assign, Buffer.alloc(1)) === 1) {
-        container.booted = true;
-        continue;
-      }
+      if (!container.booted && hear(container)) continue;
       waiting.splice(waiting.indexOf(container), 1);
-      if (container.booted) assign(container, own);
+      if (container.booted) assign(container, own, setup);
       close(container);
     }
     if (!readable.includes(zygoteSocketFd)) continue;
@@ -104,6 +108,16 @@ export function serveByExec(setup: ZygoteSetup, reason: string): never {
 /** What happens next to a container happens on this descriptor. */
 function awaited({ booted, assign: assignFd, invoke }: Waiting): number {
   return booted ? invoke : assignFd;
+}
+
+/** First comes the listener to PID 1's filter, then a word when both have booted. */
+function hear(container: Waiting): boolean {
+  const message = receiveMessage(container.assign);
+  if (message === undefined) return false;
+  const [listener] = message.fds;
+  if (listener === undefined) container.booted = true;
+  else answerWithFd(listener, { id: listenerAnswerId });
+  return true;
 }
 
 function close(container: Waiting): void {
@@ -175,7 +189,7 @@ function boot({ request, fds, setup, own }: BootRequest): Waiting {
 }
 
 /** The function has come: its root takes the place of the one that its processes booted in. */
-function assign(container: Waiting, own: Map<Kind, number>): void {
+function assign(container: Waiting, own: Map<Kind, number>, setup: ZygoteSetup): void {
   const startNs = nowNs();
   try {
     const received = waitForFunction(container.invoke);
@@ -192,7 +206,8 @@ function assign(container: Waiting, own: Map<Kind, number>): void {
       goHome(own);
     }
     const steps = [{ name: 'rootfs', startNs, endNs: nowNs() }];
-    const assigned: Assigned = { specialisation, steps };
+    const seal = setup.seccomp.seals[specialisation.seccomp];
+    const assigned: Assigned = { specialisation, seal, steps };
     writeSync(container.assign, JSON.stringify(assigned));
   } catch (error) {
     // Its end of the pipe closes without a word: the process ends, and the host hears of that.

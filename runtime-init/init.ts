@@ -45,7 +45,7 @@ export function runInit(blank: BlankInit, start: ContainerStart): never {
   dropPrivileges({
     userNamespace: fdFor(start.fds, 'userNamespace'),
     identity: start.identity,
-    seccomp,
+    seccomp: seccomp.node,
     namespaceLimits,
   });
   tellOther(link);

@@ -128,7 +128,7 @@ function specialise({ blank, start, assigned, steps }: Assignment): void {
   dropPrivileges({
     userNamespace: fdFor(start.fds, 'userNamespace'),
     identity: start.identity,
-    seccomp: blank.seccomp,
+    seccomp: blank.seccomp[specialisation.seccomp],
   });
   unblockAllSignals();
   const droppedNs = nowNs();

@@ -15,8 +15,8 @@ export interface Drop {
   /** Closed once it is joined. */
   userNamespace: number;
   identity: ContainerIdentity;
-  /** The program as the kernel takes it. */
-  seccomp: Buffer;
+  /** The seal, base64. */
+  seccomp: string;
   /** From `openNamespaceLimits`; closed. One process of a container sets them for both. */
   namespaceLimits?: number;
 }
@@ -34,7 +34,7 @@ export function dropPrivileges({ userNamespace, identity, seccomp, namespaceLimi
   becomeUnprivileged({ uid: identity.uid, gid: identity.gid });
   setDumpable(false);
   setNoNewPrivileges();
-  loadSeccompFilter(seccomp);
+  loadSeccompFilter(Buffer.from(seccomp, 'base64'));
   verifyDropped();
 }
 

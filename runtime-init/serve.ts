@@ -110,7 +110,14 @@ function handlerOf(exports: unknown): Handler {
 
 /** Loads a function of our own and does what a call does, but for running it. */
 export function rehearseFunction(): void {
-  const specialisation = { functionName: '', functionVersion: '', entry: '', memoryMb: 0, env: {} };
+  const specialisation: Specialisation = {
+    functionName: '',
+    functionVersion: '',
+    entry: '',
+    memoryMb: 0,
+    seccomp: 'node',
+    env: {},
+  };
   const metadata = { requestId: 'rehearsal', subject: 'rehearsal', attempt: 1, timeoutMs: 1000 };
   // V8 knows a text that it has compiled before: each time it is another.
   void loadHandler('/hatch/rehearsal.cjs', `//${nowNs()}`);

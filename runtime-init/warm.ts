@@ -107,6 +107,7 @@ async function rehearseCalls(): Promise<void> {
     functionVersion: '0',
     entry: '',
     memoryMb: 0,
+    seccomp: 'node',
     env: {},
   };
   const [near, far] = socketPair('stream');

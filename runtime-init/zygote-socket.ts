@@ -31,7 +31,7 @@ export function answer(body: ZygoteAnswer | ZygoteHello, fds: readonly number[] 
 }
 
 /** Gives the descriptor away: it is closed here, whatever happens. */
-export function answerWithFd(fd: number, body: { id: number; pid?: number }): void {
+export function answerWithFd(fd: number, body: ZygoteAnswer | ZygoteHello): void {
   try {
     answer(body, [fd]);
   } finally {

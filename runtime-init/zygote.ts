@@ -16,7 +16,7 @@ import {
   resource,
   setResourceLimit,
 } from '../host/sys/process.ts';
-import { loadSeccompFilter } from '../host/sys/seccomp-filter.ts';
+import { loadListenedSeccompFilter } from '../host/sys/seccomp-filter.ts';
 import { receiveMessage } from '../host/sys/socket.ts';
 import { forkBlank } from './blank.ts';
 import { groupByRole } from './container-start.ts';
@@ -53,10 +53,10 @@ export async function runZygote(): Promise<void> {
   }
   // The test child: its event loop does the rest.
   if (signalLock === undefined) return;
-  loadSeccompFilter(Buffer.from(setup.seccomp.base, 'base64'), { allThreads: true });
+  const listener = loadListenedSeccompFilter(Buffer.from(setup.seccomp.base, 'base64'));
   // From here on ended containers vanish without a wait: their exit reaches the host another way.
   ignoreSignal(SIGCHLD);
-  answer({ id: 0, mode: 'fork' } satisfies ZygoteHello);
+  answerWithFd(listener, { id: 0, mode: 'fork' } satisfies ZygoteHello);
   const loop = findLoopFds();
   collectGarbage();
   serveUntilForked(setup, { own: [...loop, ...signalLock], threads: findThreadFds(loop) });

@@ -203,6 +203,7 @@ export function poolFunctionOf(
     instancesMax: manifest.instancesMax,
     keepAlive: keepAlivePolicyOf(manifest),
     freezeIdleAfterMs: manifest.freezeIdleAfterMs,
+    seccomp: manifest.seccomp,
     parked: manifest.parked,
     reuse: manifest.reuse,
     env: manifest.env,

@@ -57,7 +57,12 @@ export function parseManifest(value: unknown): FunctionManifest {
   if (keepAlive !== undefined && keepAliveMs !== undefined)
     throw invalid([{ path: 'keepAliveMs', message: 'is said by keepAlive already' }]);
   const manifest = { ...rest, keepAlive: keepAlive ?? keepAliveOf(keepAliveMs) };
-  refuse([...reservedNames(manifest), ...contradictions(manifest), ...unsupported(manifest)]);
+  refuse([
+    ...reservedNames(manifest),
+    ...contradictions(manifest),
+    ...unusable(manifest),
+    ...unsupported(manifest),
+  ]);
   return manifest;
 }
 
@@ -137,6 +142,10 @@ const manifestSchema = z.strictObject({
     .enum(['same-function', 'never'])
     .default('same-function')
     .describe('never: each call gets an instance of its own'),
+  seccomp: z
+    .enum(['node', 'strict'])
+    .default('node')
+    .describe('System calls allowed; strict: no sockets, no child processes'),
   storage: z.enum(['overlay', 'btrfs', 'zfs']).default('overlay').describe('Storage driver'),
   network: z
     .union([
@@ -199,6 +208,12 @@ function reservedNames({ env, secrets }: FunctionManifest): ManifestProblem[] {
     return isSecond ? [{ path, message: 'is named twice' }] : [];
   });
   return [...variables, ...named];
+}
+
+function unusable({ network, seccomp }: FunctionManifest): ManifestProblem[] {
+  if (network === 'none' || seccomp === 'node') return [];
+  const message = 'is of no use to a function whose seccomp profile has no sockets: "strict"';
+  return [{ path: 'network', message }];
 }
 
 function unsupported(manifest: FunctionManifest): ManifestProblem[] {

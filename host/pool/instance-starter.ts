@@ -28,7 +28,7 @@ export class InstanceStarter {
   readonly #options: InstanceStarterOptions;
   /** Where a container's output goes once it is an instance. */
   readonly #outputs = new Map<string, (output: Output) => void>();
-  readonly #sandboxes = new Set<Sandbox>();
+  readonly #sandboxes = new Map<string, Sandbox>();
   readonly #making = new Set<Promise<Sandbox>>();
   #closedBy: HatchError | undefined;
 
@@ -67,12 +67,24 @@ export class InstanceStarter {
     }
   }
 
+  /**
+   * A call that was refused in one of these control groups: its container says so in its output.
+   * Gives how many ms the answer is to wait; undefined when none of them is a container's.
+   */
+  refused(callName: string, groups: readonly string[]): number | undefined {
+    for (const group of groups) {
+      const sandbox = this.#sandboxes.get(group);
+      if (sandbox !== undefined) return sandbox.refused(callName);
+    }
+    return undefined;
+  }
+
   /** Ends every container, whatever it is doing; resolves when all are gone. Then none is made. */
   async close(reason: HatchError): Promise<void> {
     this.#closedBy = reason;
     await this.parked.close();
     await Promise.allSettled(this.#making);
-    await Promise.all([...this.#sandboxes].map((sandbox) => sandbox.destroy(reason)));
+    await Promise.all([...this.#sandboxes.values()].map((sandbox) => sandbox.destroy(reason)));
   }
 
   /** What our own code says in it before it has a function can only be a reason why it failed. */
@@ -128,10 +140,10 @@ export class InstanceStarter {
     this.#making.add(making);
     try {
       const sandbox = await making;
-      this.#sandboxes.add(sandbox);
+      this.#sandboxes.set(sandbox.id, sandbox);
       void sandbox.ended.then(() => {
         this.#outputs.delete(sandbox.id);
-        this.#sandboxes.delete(sandbox);
+        this.#sandboxes.delete(sandbox.id);
       });
       return sandbox;
     } finally {
@@ -150,6 +162,7 @@ function specialisationOf(fn: PoolFunction): Specialisation {
     functionVersion: fn.version,
     entry: fn.entry,
     memoryMb: fn.memoryMb,
+    seccomp: fn.seccomp,
     env: { HATCH_FUNCTION_NAME: fn.name, HATCH_FUNCTION_VERSION: fn.version, ...fn.env },
     ...(fn.secrets === undefined ? {} : { secretEnv: variablesOf(fn.secrets) }),
   };

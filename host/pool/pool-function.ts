@@ -3,6 +3,7 @@
  * Only secrets are read when an instance starts, so that they are nowhere in between.
  */
 import type { CgroupLimits } from '../cgroup/cgroup.ts';
+import type { SeccompProfile } from '../protocol/invoke.ts';
 import type { KeepAlivePolicy } from './policy/instance-demand.ts';
 
 const MiB = 2 ** 20;
@@ -36,6 +37,7 @@ export interface PoolFunction {
   /** How many more containers to keep parked for its sake. */
   parked: number;
   reuse: 'same-function' | 'never';
+  seccomp: SeccompProfile;
   env: Record<string, string>;
   secrets?: FunctionSecrets | undefined;
 }

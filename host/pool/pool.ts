@@ -69,7 +69,7 @@ const startingMax = 16;
 const atEase: PressureResponse = { refillShare: 1, idleShare: 0 };
 
 /** What makes the instances; a test brings its own. */
-export type Starter = Pick<InstanceStarter, 'start' | 'close'> & {
+export type Starter = Pick<InstanceStarter, 'start' | 'close' | 'refused'> & {
   parked: Pick<InstanceStarter['parked'], 'count' | 'fill' | 'hold' | 'setTarget' | 'setRate'>;
 };
 
@@ -141,6 +141,11 @@ export class Pool {
     this.#setParkedTarget();
     await pool.retire();
     this.#retiring.delete(pool);
+  }
+
+  /** See `InstanceStarter.refused`. */
+  refused(callName: string, groups: readonly string[]): number | undefined {
+    return this.#starter.refused(callName, groups);
   }
 
   stats(): PoolStats {

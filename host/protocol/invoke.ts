@@ -5,6 +5,9 @@ import { encodeFrame, frameHeaderBytes, frameType, writeFrameHeader, type Frame 
 import type { ErrorCode } from '../base/errors.ts';
 import type { Step } from '../base/channels.ts';
 
+/** The values of `seccomp` in function.json. */
+export type SeccompProfile = 'node' | 'strict';
+
 /** Makes a parked container an instance of one function. The root's mount comes beside it. */
 export interface Specialisation {
   functionName: string;
@@ -12,6 +15,7 @@ export interface Specialisation {
   /** The bundle, as a path inside the container. */
   entry: string;
   memoryMb: number;
+  seccomp: SeccompProfile;
   /** Added to what all functions get. */
   env: Record<string, string>;
   /** Secrets, files below `secretsDirectory`, whose values are to be in the environment too. */

@@ -2,6 +2,7 @@
  * Requests to a zygote: one JSON message each on a SOCK_SEQPACKET socket, descriptors beside it in
  * the order that `fds` names. Every request gets one answer, in order.
  */
+import type { SeccompProfile } from './invoke.ts';
 
 /** What a descriptor sent along is for. `joinCgroup` may occur several times. */
 export type FdRole =
@@ -30,11 +31,17 @@ export interface ContainerOrder {
   startNs: number;
 }
 
+/** Beside a number that nobody asked by: a listener to refused calls, of an executed container. */
+export const listenerAnswerId = -1;
+
 export type ZygoteAnswer =
   /** With the pidfd of PID 1 for a fork, or the namespace's descriptor. */
   { id: number; pid?: number } | { id: number; error: string };
 
-/** The answer to the setup, once the zygote is warm. */
+/**
+ * The answer to the setup, once the zygote is warm; from one that forks, with the listener to the
+ * calls that its filter refuses.
+ */
 export interface ZygoteHello {
   id: 0;
   /** How it makes containers: by forking itself, or by executing a new Node.js for each. */
@@ -56,11 +63,10 @@ export interface ContainerIdentity {
 export interface ZygoteSetup {
   /** Seccomp programs, base64. */
   seccomp: {
-    /** What a forked container inherits, and what it loads last. */
+    /** What both processes of a container are under from the beginning. */
     base: string;
-    seal: string;
-    /** Both in one, for a container that is executed. */
-    whole: string;
+    /** What each loads last; PID 1 that of node. */
+    seals: Record<SeccompProfile, string>;
   };
   /** For /tmp and /dev/shm each. */
   tmpfsBytes: number;

@@ -28,6 +28,7 @@ import { FunctionChannel, type CallResult, type Output } from './function-channe
 import { InitChannel } from './init-channel.ts';
 import { RawOutput } from './raw-output.ts';
 import { mountSecrets, type SecretFile } from './secrets-mount.ts';
+import { Refusals } from './refusals.ts';
 
 export interface SandboxParts {
   cgroups: CgroupSource;
@@ -87,6 +88,7 @@ export class Sandbox {
   readonly #cgroup: Cgroup;
   readonly #onOutput: (output: Output) => void;
   readonly #settleEnded: (reason: HatchError) => void;
+  readonly #refusals: Refusals;
   #channel: FunctionChannel | undefined;
   #init: InitChannel | undefined;
   #rawOutput: RawOutput | undefined;
@@ -137,6 +139,7 @@ export class Sandbox {
     this.#range = range;
     this.#cgroup = cgroup;
     this.#onOutput = onOutput;
+    this.#refusals = new Refusals((text) => onOutput({ callId: 0, stream: 'stderr', text }));
     const ended = Promise.withResolvers<HatchError>();
     this.ended = ended.promise;
     this.#settleEnded = ended.resolve;
@@ -244,6 +247,11 @@ export class Sandbox {
   /** Aborts the call's signal; the call still ends by itself, or with the container. */
   cancel(callId: number, cause: CancelCause): void {
     this.#channel?.cancel(callId, cause);
+  }
+
+  /** A call that the seccomp filter refused; gives how long its answer is to wait. */
+  refused(callName: string): number {
+    return this.#refusals.add(callName);
   }
 
   /** By way of PID 1, as `kill` from outside would. */

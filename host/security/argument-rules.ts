@@ -9,7 +9,7 @@ const protocols = { any: 0n, tcp: 6n, udp: 17n } as const;
 const netlinkRoute = 0n;
 
 /** CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET of <linux/sched.h>. */
-const namespaceFlags = 0x7e02_0000n;
+export const namespaceFlags = 0x7e02_0000n;
 
 // <linux/stat.h>
 const fileTypeMask = 0o170_000n;

@@ -9,6 +9,7 @@ const jumpIfGreater = 0x25;
 const returnConstant = 0x06;
 const auditArchitecture = { x64: 0xc000_003e, arm64: 0xc000_00b7 } as const;
 const returnErrno = 0x0005_0000;
+const returnUserNotification = 0x7fc0_0000;
 /** Call numbers of x32 on x64 have this bit: the program behind kills them. */
 const x32Bit = 0x4000_0000;
 /** Offsets in struct seccomp_data. */
@@ -31,6 +32,20 @@ export function unknownCallsPrologue(options: {
     instruction(jumpIfGreater, options.highestNumber, { ifFalse: 1 }),
     instruction(returnConstant, returnErrno + options.errno),
   ]);
+}
+
+/**
+ * Has the program ask who listens (seccomp_unotify(2)) where it would answer with `errno`: so a
+ * refusal can be told of. It is for the listener then to give that answer.
+ */
+export function askInsteadOf(program: Buffer, errno: number): Buffer {
+  const asking = Buffer.from(program);
+  const refusal = instruction(returnConstant, returnErrno + errno);
+  const question = instruction(returnConstant, returnUserNotification);
+  for (let offset = 0; offset < asking.length; offset += refusal.length)
+    if (asking.subarray(offset, offset + refusal.length).equals(refusal))
+      question.copy(asking, offset);
+  return asking;
 }
 
 /** struct sock_filter { __u16 code; __u8 jt, jf; __u32 k; } */

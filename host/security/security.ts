@@ -13,6 +13,7 @@
  */
 import process from 'node:process';
 import { HatchError } from '../base/errors.ts';
+import type { SeccompProfile } from '../protocol/invoke.ts';
 import { errnoOf } from '../sys/libc.ts';
 import {
   type Architecture,
@@ -23,12 +24,12 @@ import {
   seccompCallNumber,
 } from '../sys/seccomp.ts';
 import { filterInstructionsMax } from '../sys/seccomp-filter.ts';
-import { unknownCallsPrologue } from './bpf.ts';
+import { askInsteadOf, unknownCallsPrologue } from './bpf.ts';
 import { nodeProfile } from './profile-node.ts';
-import type { Profile } from './profile.ts';
+import { strictProfile, strictRefusals } from './profile-strict.ts';
+import type { ArgumentRule, Profile } from './profile.ts';
 import { setupRules } from './setup-rules.ts';
 
-export type ProfileName = 'node';
 export type Verdict = 'allow' | 'EPERM' | 'ENOSYS';
 
 export interface CompiledProfile {
@@ -47,12 +48,12 @@ export interface CompiledProfile {
   readonly highestNumber: number;
 }
 
-const profiles: Record<ProfileName, Profile> = { node: nodeProfile };
+const profiles: Record<SeccompProfile, Profile> = { node: nodeProfile, strict: strictProfile };
 const compiled = new Map<string, CompiledProfile>();
 
 /** Compiled once and kept. Throws `host.unsupported` without libseccomp. */
 export function compileProfile(
-  name: ProfileName,
+  name: SeccompProfile,
   architecture: Architecture = ownArchitecture(),
 ): CompiledProfile {
   const key = `${name} ${architecture}`;
@@ -68,41 +69,54 @@ export function compileProfile(
   return profile;
 }
 
-/** A profile in two programs that are in force together: the kernel does what the stricter says. */
-export interface StagedProfile {
-  /** Loaded once, in the zygote, and inherited: the profile, and what a start needs. */
+/** Profiles in programs that are in force together: the kernel does what the strictest says. */
+export interface StagedProfiles {
+  /** Loaded once, in the zygote, and inherited: the node profile, and what a start needs. */
   readonly base: Buffer;
-  /** Loaded last in each process: refuses what only the setup needed. It is short. */
-  readonly seal: Buffer;
+  /**
+   * Loaded last in each process, short: refuses what only the setup needed, and what the profile
+   * does not have of the node profile.
+   */
+  readonly seals: Readonly<Record<SeccompProfile, Buffer>>;
 }
 
 /**
  * The kernel compiles a program for each process that loads it, 0.2 ms for a whole profile, and for
- * none that inherits it. Throws as `compileProfile` does.
+ * none that inherits it. What the base refuses waits for who listens to it (`refused-calls.ts`).
+ * Throws as `compileProfile` does.
  */
-export function stageProfile(
-  name: ProfileName,
-  architecture: Architecture = ownArchitecture(),
-): StagedProfile {
-  const { highestNumber } = compileProfile(name, architecture);
-  const withAction = (action: FilterAction): FilterRule[] =>
-    setupRules.map(({ call, tests }) => ({ call, tests, action }));
-  const base = buildSeccompFilter({
+export function stageProfiles(architecture: Architecture = ownArchitecture()): StagedProfiles {
+  const { highestNumber } = compileProfile('node', architecture);
+  const withAction = (rules: readonly ArgumentRule[], action: FilterAction): FilterRule[] =>
+    rules.map(({ call, tests }) => ({ call, tests, action }));
+  const program = buildSeccompFilter({
     architecture,
     defaultAction: { errno: 'EPERM' },
-    rules: [...rulesOf(profiles[name]), ...withAction('allow')],
+    rules: [...rulesOf(nodeProfile), ...withAction(setupRules, 'allow')],
   });
-  const seal = buildSeccompFilter({
-    architecture,
-    defaultAction: 'allow',
-    rules: withAction({ errno: 'EPERM' }),
-  });
-  return { base: withPrologue({ program: base, architecture, highestNumber }), seal };
+  const base = withPrologue({ program, architecture, highestNumber });
+  const seal = (refusals: readonly ArgumentRule[]): Buffer =>
+    buildSeccompFilter({
+      architecture,
+      defaultAction: 'allow',
+      rules: withAction([...setupRules, ...refusals], { errno: 'EPERM' }),
+    });
+  return {
+    base: askInsteadOf(base, errnoOf('EPERM')),
+    seals: { node: seal([]), strict: seal(strictRefusals) },
+  };
+}
+
+/** The names of calls by their numbers: of all that a list of the profile names. */
+export function callNames(): ReadonlyMap<number, string> {
+  const { allowed, conditional, denied, absent } = compileProfile('node');
+  const names = [allowed, conditional, denied, absent].flatMap((list) => [...list]);
+  return new Map(names.map(([name, number]) => [number, name]));
 }
 
 /** What the filter says to a call of the native kind; arguments left out count as 0. */
 export function profileVerdict(
-  name: ProfileName,
+  name: SeccompProfile,
   call: { number: number; arguments?: readonly bigint[] },
   architecture: Architecture = ownArchitecture(),
 ): Verdict {
@@ -121,7 +135,7 @@ export function profileVerdict(
 }
 
 export function profileAllows(
-  name: ProfileName,
+  name: SeccompProfile,
   call: { number: number; arguments?: readonly bigint[] },
 ): boolean {
   return profileVerdict(name, call) === 'allow';

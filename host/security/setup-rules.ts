@@ -1,37 +1,35 @@
-/** What a container still has to do itself, and its function may not: sealed off in between. */
+/**
+ * What a container still has to do itself, and its function may not. Our code marks these calls;
+ * the base filter lets them through by the mark, and the seal, loaded last, takes that back.
+ */
+import { setupMark } from '../sys/libc.ts';
 import { is, rule, type ArgumentRule } from './profile.ts';
 
-// <linux/prctl.h>
-const prctlOptions = {
-  PR_SET_DUMPABLE: 4n,
-  PR_CAPBSET_DROP: 24n,
-  PR_SET_SECUREBITS: 28n,
-  PR_CAP_AMBIENT: 47n,
-} as const;
-// <linux/mount.h>: MS_REC | MS_PRIVATE
-const makePrivate = 0x4_4000n;
-// <linux/sockios.h>
-const SIOCSIFFLAGS = 0x8914n;
+const calls = {
+  setns: 'namespaces: join',
+  unshare: 'namespaces: make',
+  sethostname: 'namespaces: name',
+  setdomainname: 'namespaces: name',
+  ioctl: 'namespaces: loopback',
+  mount: 'mounts: keep to ourselves',
+  fsopen: 'mounts: make',
+  fsconfig: 'mounts: make',
+  fsmount: 'mounts: make',
+  open_tree: 'mounts: clone',
+  mount_setattr: 'mounts: what they allow',
+  move_mount: 'mounts: attach',
+  pivot_root: 'root: enter',
+  umount2: 'root: leave the old one',
+  keyctl: 'rights: a keyring of its own',
+  setgroups: 'rights: drop',
+  capset: 'rights: drop',
+  prctl: 'rights: drop',
+  seccomp: 'rights: the seal',
+};
+
+const allBits = 0xffff_ffff_ffff_ffffn;
 
 /** None of it may be in a profile. */
-export const setupRules: readonly ArgumentRule[] = [
-  rule('setns', 'namespaces: join'),
-  rule('unshare', 'namespaces: make'),
-  rule('sethostname', 'namespaces: name'),
-  rule('setdomainname', 'namespaces: name'),
-  rule('ioctl', 'namespaces: loopback', is(1, SIOCSIFFLAGS)),
-  rule('mount', 'mounts: keep to ourselves', is(3, makePrivate)),
-  rule('fsopen', 'mounts: make'),
-  rule('fsconfig', 'mounts: make'),
-  rule('fsmount', 'mounts: make'),
-  rule('open_tree', 'mounts: clone'),
-  rule('mount_setattr', 'mounts: what they allow'),
-  rule('move_mount', 'mounts: attach'),
-  rule('pivot_root', 'root: enter'),
-  rule('umount2', 'root: leave the old one'),
-  rule('keyctl', 'rights: a keyring of its own'),
-  rule('setgroups', 'rights: drop'),
-  rule('capset', 'rights: drop'),
-  ...Object.entries(prctlOptions).map(([name, value]) => rule('prctl', name, is(0, value))),
-  rule('seccomp', 'rights: this filter'),
-];
+export const setupRules: readonly ArgumentRule[] = Object.entries(calls).map(([call, reason]) =>
+  rule(call, reason, is(5, setupMark, allBits)),
+);

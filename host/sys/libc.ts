@@ -47,16 +47,48 @@ export function trySyscall<A extends Argument[]>(prototype: string): (...args: A
   };
 }
 
+export interface NumberedCall {
+  name: string;
+  number: number;
+  /** As in a prototype. */
+  parameters: string;
+}
+
 /** Declares a call by number, for those that libc does not wrap: the error names the call. */
 export function numberedSyscall<A extends Argument[]>(
-  options: { name: string; number: number; parameters: string },
+  call: NumberedCall,
   describe: (...args: A) => string = () => '',
 ): (...args: A) => number {
-  const { native, arity } = bind(libc, `long syscall(long number, ${options.parameters})`);
+  return byNumber(call, [], describe);
+}
+
+/**
+ * The sixth argument of a call that sets a container up. No such call has one, and the kernel does
+ * not look: but a seccomp filter does, and so tells our calls from a function's.
+ */
+export const setupMark = 0x6861_7463_6865_7279n;
+
+/** As `numberedSyscall`, for calls that only the setup of a container may make. */
+export function setupSyscall<A extends Argument[]>(
+  call: NumberedCall,
+  describe: (...args: A) => string = () => '',
+): (...args: A) => number {
+  const unused = Array.from({ length: 5 - call.parameters.split(',').length }, () => 0);
+  const rest = [...unused.map((_zero, index) => `long unused${index}`), 'uint64_t mark'];
+  const parameters = [call.parameters, ...rest].join(', ');
+  return byNumber({ ...call, parameters }, [...unused, setupMark], describe);
+}
+
+function byNumber<A extends Argument[]>(
+  { name, number, parameters }: NumberedCall,
+  last: readonly Argument[],
+  describe: (...args: A) => string,
+): (...args: A) => number {
+  const { native, arity } = bind(libc, `long syscall(long number, ${parameters})`);
   return (...args) => {
-    checkArguments(options.name, arity - 1, args);
-    const result = Number(native(options.number, ...args));
-    if (result === -1) throw failure(options.name, koffi.errno(), describe(...args));
+    checkArguments(name, arity - 1 - last.length, args);
+    const result = Number(native(number, ...args, ...last));
+    if (result === -1) throw failure(name, koffi.errno(), describe(...args));
     return result;
   };
 }

@@ -1,5 +1,5 @@
 /** The mount API by descriptors (fsopen(2), open_tree(2), move_mount(2)); Linux 5.12 or newer. */
-import { numberedSyscall, syscall, trySyscall } from './libc.ts';
+import { setupSyscall, trySyscall } from './libc.ts';
 import { callNumber } from './numbers.ts';
 
 // <linux/mount.h>, <linux/fcntl.h>
@@ -38,11 +38,11 @@ export type MountOption =
 const tmpfsInodesMin = 4096;
 const tmpfsBytesPerInode = 4096;
 
-const fsopen = numberedSyscall<[string, number]>(
+const fsopen = setupSyscall<[string, number]>(
   { name: 'fsopen', number: callNumber.fsopen, parameters: 'const char *type, unsigned int flags' },
   (type) => `"${type}"`,
 );
-const fsconfigString = numberedSyscall<[number, number, string, string | null, number]>(
+const fsconfigString = setupSyscall<[number, number, string, string | null, number]>(
   {
     name: 'fsconfig',
     number: callNumber.fsconfig,
@@ -50,17 +50,17 @@ const fsconfigString = numberedSyscall<[number, number, string, string | null, n
   },
   (_fd, _command, key, value) => (value === null ? key : `${key}=${value}`),
 );
-const fsconfigCreate = numberedSyscall<[number, number, null, null, number]>({
+const fsconfigCreate = setupSyscall<[number, number, null, null, number]>({
   name: 'fsconfig',
   number: callNumber.fsconfig,
   parameters: 'int fd, unsigned int cmd, const char *key, const char *value, int aux',
 });
-const fsmount = numberedSyscall<[number, number, number]>({
+const fsmount = setupSyscall<[number, number, number]>({
   name: 'fsmount',
   number: callNumber.fsmount,
   parameters: 'int fd, unsigned int flags, unsigned int attributes',
 });
-const openTreeCall = numberedSyscall<[number, string, number]>(
+const openTreeCall = setupSyscall<[number, string, number]>(
   {
     name: 'open_tree',
     number: callNumber.open_tree,
@@ -68,7 +68,7 @@ const openTreeCall = numberedSyscall<[number, string, number]>(
   },
   (_fd, path) => `"${path}"`,
 );
-const moveMountCall = numberedSyscall<[number, string, number, string, number]>(
+const moveMountCall = setupSyscall<[number, string, number, string, number]>(
   {
     name: 'move_mount',
     number: callNumber.move_mount,
@@ -77,7 +77,7 @@ const moveMountCall = numberedSyscall<[number, string, number, string, number]>(
   },
   (_fromFd, _fromPath, _toFd, toPath) => `on "${toPath}"`,
 );
-const mountSetattrCall = numberedSyscall<[number, string, number, Uint8Array, number]>(
+const mountSetattrCall = setupSyscall<[number, string, number, Uint8Array, number]>(
   {
     name: 'mount_setattr',
     number: callNumber.mount_setattr,
@@ -85,16 +85,21 @@ const mountSetattrCall = numberedSyscall<[number, string, number, Uint8Array, nu
   },
   (_fd, path) => (path === '' ? '' : `"${path}"`),
 );
-const mountCall = syscall<[string, string, string | null, number, string | null]>(
-  'int mount(const char *source, const char *target, const char *type, unsigned long flags, ' +
-    'const char *data)',
+const mountCall = setupSyscall<[string, string, string | null, number, string | null]>(
+  {
+    name: 'mount',
+    number: callNumber.mount,
+    parameters:
+      'const char *source, const char *target, const char *type, unsigned long flags, ' +
+      'const char *data',
+  },
   (_source, target) => `on "${target}"`,
 );
-const umount2 = syscall<[string, number]>(
-  'int umount2(const char *target, int flags)',
+const umount2 = setupSyscall<[string, number]>(
+  { name: 'umount2', number: callNumber.umount2, parameters: 'const char *target, int flags' },
   (target) => `"${target}"`,
 );
-const pivotRootCall = numberedSyscall<[string, string]>({
+const pivotRootCall = setupSyscall<[string, string]>({
   name: 'pivot_root',
   number: callNumber.pivot_root,
   parameters: 'const char *new_root, const char *put_old',

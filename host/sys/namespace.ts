@@ -1,6 +1,7 @@
 /** Namespaces of the calling thread (namespaces(7)): call these from single-threaded processes. */
 import { closeSync, openSync } from 'node:fs';
-import { syscall, trySyscall } from './libc.ts';
+import { setupMark, setupSyscall, syscall, trySyscall } from './libc.ts';
+import { callNumber } from './numbers.ts';
 
 // <linux/sched.h>
 export const namespaceFlag = {
@@ -16,34 +17,50 @@ export const namespaceFlag = {
 /** struct ifreq */
 export const interfaceRequestLayout = { size: 40, name: 0, flags: 16 } as const;
 
-const unshareCall = syscall<[number]>('int unshare(int flags)', describeFlags);
-const tryUnshare = trySyscall<[number]>('int unshare(int flags)');
-const setnsCall = syscall<[number, number]>('int setns(int fd, int type)', (_fd, type) =>
-  describeFlags(type),
+const unshareCall = setupSyscall<[number]>(
+  { name: 'unshare', number: callNumber.unshare, parameters: 'int flags' },
+  describeFlags,
 );
-const sethostnameCall = syscall<[string, number]>(
-  'int sethostname(const char *name, size_t length)',
+const tryUnshare = trySyscall<[number, number, number, number, number, number, bigint]>(
+  'long syscall(long number, int flags, long b, long c, long d, long e, uint64_t mark)',
+);
+const setnsCall = setupSyscall<[number, number]>(
+  { name: 'setns', number: callNumber.setns, parameters: 'int fd, int type' },
+  (_fd, type) => describeFlags(type),
+);
+const sethostnameCall = setupSyscall<[string, number]>(
+  {
+    name: 'sethostname',
+    number: callNumber.sethostname,
+    parameters: 'const char *name, size_t length',
+  },
   (name) => `"${name}"`,
 );
-const setdomainnameCall = syscall<[string, number]>(
-  'int setdomainname(const char *name, size_t length)',
+const setdomainnameCall = setupSyscall<[string, number]>(
+  {
+    name: 'setdomainname',
+    number: callNumber.setdomainname,
+    parameters: 'const char *name, size_t length',
+  },
   (name) => `"${name}"`,
 );
 const socketCall = syscall<[number, number, number]>(
   'int socket(int domain, int type, int protocol)',
 );
-const ioctlCall = syscall<[number, number, Uint8Array]>(
-  'int ioctl(int fd, unsigned long request, uint8_t *argument)',
-);
+const ioctlCall = setupSyscall<[number, number, Uint8Array]>({
+  name: 'ioctl',
+  number: callNumber.ioctl,
+  parameters: 'int fd, unsigned long request, uint8_t *argument',
+});
 
 /** Flags are values of `namespaceFlag`, or-ed. */
 export function unshare(flags: number): void {
   unshareCall(flags);
 }
 
-/** Whether unshare(2) is let through to the kernel at all. Asking changes nothing. */
+/** Whether the setup's unshare(2) is let through to the kernel. Asking changes nothing. */
 export function mayUnshare(): boolean {
-  return tryUnshare(0) === 0;
+  return tryUnshare(callNumber.unshare, 0, 0, 0, 0, 0, setupMark) === 0;
 }
 
 /** Gives this thread a root and a working directory of its own, which setns(2) to mounts needs. */

@@ -1,5 +1,14 @@
 /** What a process is and may do: identity, capabilities, limits, signals, descriptors. */
-import { allocate, errnoOf, numberedSyscall, syscall, syscallError, trySyscall } from './libc.ts';
+import {
+  allocate,
+  errnoOf,
+  numberedSyscall,
+  setupMark,
+  setupSyscall,
+  syscall,
+  syscallError,
+  trySyscall,
+} from './libc.ts';
 import { callNumber } from './numbers.ts';
 
 // <linux/prctl.h>, <linux/securebits.h>, <linux/capability.h>, <linux/keyctl.h>
@@ -41,14 +50,19 @@ export const resourceLimitLayout = { size: 16, soft: 0, hard: 8 } as const;
 /** struct pollfd */
 export const pollFdLayout = { size: 8, fd: 0, events: 4, revents: 6 } as const;
 
-const prctlCall = syscall<[number, number, number, number, number]>(
-  'int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)',
+const prctlParameters =
+  'int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d';
+const prctlCall = setupSyscall<[number, number, number, number, number]>(
+  { name: 'prctl', number: callNumber.prctl, parameters: prctlParameters },
   (option, a) => `option ${option} argument ${a}`,
 );
-const tryPrctl = trySyscall<[number, number, number, number, number]>(
-  'int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)',
+const trySetupPrctl = trySyscall<[number, number, number, number, number, number, bigint]>(
+  `long syscall(long number, ${prctlParameters}, uint64_t mark)`,
 );
-const capsetCall = numberedSyscall<[Uint8Array, Uint8Array]>({
+const tryPrctl = trySyscall<[number, number, number, number, number]>(
+  `int prctl(${prctlParameters})`,
+);
+const capsetCall = setupSyscall<[Uint8Array, Uint8Array]>({
   name: 'capset',
   number: callNumber.capset,
   parameters: 'const uint8_t *header, const uint8_t *data',
@@ -58,12 +72,16 @@ const capgetCall = numberedSyscall<[Uint8Array, Uint8Array]>({
   number: callNumber.capget,
   parameters: 'const uint8_t *header, uint8_t *data',
 });
-const keyctlCall = numberedSyscall<[number, null]>({
+const keyctlCall = setupSyscall<[number, null]>({
   name: 'keyctl',
   number: callNumber.keyctl,
   parameters: 'int operation, const char *name',
 });
-const setgroupsCall = syscall<[number, null]>('int setgroups(size_t size, const void *list)');
+const setgroupsCall = setupSyscall<[number, null]>({
+  name: 'setgroups',
+  number: callNumber.setgroups,
+  parameters: 'size_t size, const void *list',
+});
 const setresgidCall = syscall<[number, number, number]>(
   'int setresgid(unsigned int r, unsigned int e, unsigned int s)',
 );
@@ -126,7 +144,7 @@ export function becomeUnprivileged(options: { uid: number; gid: number }): void 
   // The bounding set must go while CAP_SETPCAP is still held; EINVAL is one past the last.
   let dropped = 0;
   for (let capability = 0; dropped === 0; capability++)
-    dropped = tryPrctl(PR_CAPBSET_DROP, capability, 0, 0, 0);
+    dropped = trySetupPrctl(callNumber.prctl, PR_CAPBSET_DROP, capability, 0, 0, 0, setupMark);
   if (dropped !== -errnoOf('EINVAL')) throw syscallError('prctl', dropped, 'PR_CAPBSET_DROP');
   prctlCall(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
   setresuidCall(options.uid, options.uid, options.uid);

@@ -1,9 +1,12 @@
 /** Applying a compiled seccomp program (seccomp(2)); building one is libseccomp's work. */
-import { allocate, numberedSyscall } from './libc.ts';
+import { allocate, setupSyscall } from './libc.ts';
 import { callNumber } from './numbers.ts';
 
 const SECCOMP_SET_MODE_FILTER = 1;
 const SECCOMP_FILTER_FLAG_TSYNC = 1;
+const SECCOMP_FILTER_FLAG_NEW_LISTENER = 8;
+const SECCOMP_FILTER_FLAG_TSYNC_ESRCH = 16;
+const SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 32;
 
 /** <linux/filter.h>: the kernel takes no longer program. */
 export const filterInstructionsMax = 4096;
@@ -11,7 +14,7 @@ const instructionBytes = 8;
 /** struct sock_fprog { unsigned short len; struct sock_filter *filter; } on 64 bits. */
 export const filterProgramLayout = { size: 16, length: 0, filter: 8 } as const;
 
-const seccompCall = numberedSyscall<[number, number, bigint]>({
+const seccompCall = setupSyscall<[number, number, bigint]>({
   name: 'seccomp',
   number: callNumber.seccomp,
   parameters: 'unsigned int operation, unsigned int flags, void *program',
@@ -24,12 +27,31 @@ const instructions = allocate(filterInstructionsMax * instructionBytes);
  * no_new_privs or CAP_SYS_ADMIN, else EACCES.
  */
 export function loadSeccompFilter(bpf: Uint8Array, options: { allThreads?: boolean } = {}): void {
+  load(bpf, options.allThreads === true ? SECCOMP_FILTER_FLAG_TSYNC : 0);
+}
+
+/**
+ * As `loadSeccompFilter` for all threads. Calls that the filter asks about wait from now on for an
+ * answer from whoever holds the descriptor that this gives, see `seccomp-listener.ts`; without a
+ * holder they fail with ENOSYS. EBUSY when a filter before has one.
+ */
+export function loadListenedSeccompFilter(bpf: Uint8Array): number {
+  return load(
+    bpf,
+    SECCOMP_FILTER_FLAG_TSYNC |
+      SECCOMP_FILTER_FLAG_TSYNC_ESRCH |
+      SECCOMP_FILTER_FLAG_NEW_LISTENER |
+      // Or each signal would make the call ask again.
+      SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
+  );
+}
+
+function load(bpf: Uint8Array, flags: number): number {
   const count = bpf.length / instructionBytes;
   if (!Number.isInteger(count) || count < 1 || count > filterInstructionsMax)
     throw new RangeError(`A seccomp filter has 1 to ${filterInstructionsMax} instructions`);
   instructions.bytes.set(bpf);
   program.bytes.writeUInt16LE(count, filterProgramLayout.length);
   program.bytes.writeBigUInt64LE(instructions.address, filterProgramLayout.filter);
-  const flags = options.allThreads === true ? SECCOMP_FILTER_FLAG_TSYNC : 0;
-  seccompCall(SECCOMP_SET_MODE_FILTER, flags, program.address);
+  return seccompCall(SECCOMP_SET_MODE_FILTER, flags, program.address);
 }

@@ -3,7 +3,13 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { closeSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { HatchError, messageOf } from '../base/errors.ts';
-import type { ZygoteAnswer, ZygoteHello, ZygoteRequest, ZygoteSetup } from '../protocol/zygote.ts';
+import {
+  listenerAnswerId,
+  type ZygoteAnswer,
+  type ZygoteHello,
+  type ZygoteRequest,
+  type ZygoteSetup,
+} from '../protocol/zygote.ts';
 import { isErrno } from '../sys/errors.ts';
 import { watchReadable, type Watch } from '../sys/libc.ts';
 import { receiveMessage, sendMessage, socketPair } from '../sys/socket.ts';
@@ -18,6 +24,8 @@ export interface ZygoteOptions {
   /** An empty directory of ours. */
   buildDirectory: string;
   setup: ZygoteSetup;
+  /** Gets listeners to the calls that the filters of its containers refuse, to own. */
+  onListener: (fd: number) => void;
 }
 
 export interface Answer {
@@ -46,6 +54,7 @@ export class ZygoteProcess {
   readonly #child: ChildProcess;
   readonly #socketFd: number;
   readonly #watch: Watch;
+  readonly #onListener: ZygoteOptions['onListener'];
   readonly #waiting = new Map<number, Waiting>();
   #nextId = 0;
   #open = true;
@@ -66,19 +75,25 @@ export class ZygoteProcess {
       closeSync(rootMountFd);
       closeSync(far);
     }
-    const zygote = new ZygoteProcess(child, near);
+    const zygote = new ZygoteProcess(child, near, options.onListener);
     const ready = zygote.#expect(0);
     sendMessage(near, Buffer.from(JSON.stringify(options.setup)));
     const timer = setTimeout(() => zygote.kill(), startTimeoutMs);
     try {
-      await ready;
+      const { fd } = await ready;
+      if (fd !== undefined) options.onListener(fd);
       return zygote;
     } finally {
       clearTimeout(timer);
     }
   }
 
-  private constructor(child: ChildProcess, socketFd: number) {
+  private constructor(
+    child: ChildProcess,
+    socketFd: number,
+    onListener: ZygoteOptions['onListener'],
+  ) {
+    this.#onListener = onListener;
     this.#child = child;
     this.pid = child.pid ?? -1;
     this.#socketFd = socketFd;
@@ -160,6 +175,11 @@ export class ZygoteProcess {
   }
 
   #settle(answer: ZygoteAnswer | ZygoteHello, fds: number[]): void {
+    const [listener] = fds;
+    if (answer.id === listenerAnswerId && listener !== undefined) {
+      this.#onListener(listener);
+      return;
+    }
     const waiting = this.#waiting.get(answer.id);
     this.#waiting.delete(answer.id);
     if (waiting === undefined || 'error' in answer) {

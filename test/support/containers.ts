@@ -5,6 +5,7 @@ import { mkdtempSync, readFileSync, readlinkSync, rmSync, statSync } from 'node:
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import type { ProbeRequest, RunResult } from '../functions/probe/handler.ts';
+import type { StartPath } from '../../host/base/channels.ts';
 import { detectCgroupLayout } from '../../host/cgroup/cgroup.ts';
 import { fieldOf } from '../../host/cgroup/control-files.ts';
 import type { CallOptions, TestHost } from './host.ts';
@@ -53,6 +54,7 @@ export function processesOf(
 export interface Probe {
   name: string;
   instanceId: string;
+  startPath: StartPath;
   /** Process ids outside. */
   initPid: number;
   functionPid: number;
@@ -75,6 +77,7 @@ export async function startProbe(
   return {
     name,
     instanceId: startRecord.instanceId,
+    startPath: startRecord.path,
     initPid: init.hostPid,
     functionPid: fn.hostPid,
     ask,

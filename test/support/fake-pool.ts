@@ -24,6 +24,7 @@ export function poolFunction(name: string, changes: Partial<PoolFunction> = {}):
     cpuBurst: 0,
     cpuWeight: 100,
     pidsMax: 64,
+    seccomp: 'node',
     timeoutMs: 5000,
     graceMs: 250,
     concurrency: 1,

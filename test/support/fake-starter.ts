@@ -47,6 +47,10 @@ export class FakeStarter implements Starter {
     return instance;
   }
 
+  refused(): undefined {
+    return undefined;
+  }
+
   async close(reason: HatchError): Promise<void> {
     await Promise.all(this.started.map(({ sandbox }) => sandbox.destroy(reason)));
   }

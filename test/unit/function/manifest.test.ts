@@ -30,6 +30,7 @@ test('a manifest of name and entry gets every default', () => {
     parked: 0,
     keepAlive: { policy: 'adaptive' },
     reuse: 'same-function',
+    seccomp: 'node',
     storage: 'overlay',
     network: 'none',
     env: {},
@@ -162,3 +163,9 @@ function refusal(value: unknown): HatchError {
   }
   assert.fail(`accepted ${JSON.stringify(value)}`);
 }
+
+test('a strict function has no use for a network: it is refused', () => {
+  const manifest = { ...smallest, seccomp: 'strict', network: { egress: ['443/tcp'] } };
+  assert.throws(() => parseManifest(manifest), /network: is of no use to a function whose seccomp/);
+  assert.equal(parseManifest({ ...smallest, seccomp: 'strict' }).seccomp, 'strict');
+});

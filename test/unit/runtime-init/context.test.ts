@@ -9,6 +9,7 @@ function contextOf(timeoutMs: number): CallContext {
     functionVersion: '3',
     entry: '/function/index.cjs',
     memoryMb: 128,
+    seccomp: 'node' as const,
     env: {},
   };
   return new CallContext(specialisation, {

@@ -5,20 +5,23 @@ import { describe, test } from 'node:test';
 import fc from 'fast-check';
 import { argumentRules } from '../../../host/security/argument-rules.ts';
 import { nodeProfile } from '../../../host/security/profile-node.ts';
+import { strictProfile, strictRefusals } from '../../../host/security/profile-strict.ts';
 import type { ArgumentRule } from '../../../host/security/profile.ts';
 import {
   compileProfile,
   profileAllows,
   profileVerdict,
-  stageProfile,
+  stageProfiles,
   type Verdict,
 } from '../../../host/security/security.ts';
+import type { SeccompProfile } from '../../../host/protocol/invoke.ts';
 import { setupRules } from '../../../host/security/setup-rules.ts';
 import { comparisonLayout, seccompCallNumber } from '../../../host/sys/seccomp.ts';
 import { runFilter } from './bpf-interpreter.ts';
 
 const architectures = { x64: 0xc000_003e, arm64: 0xc000_00b7 } as const;
 const killProcess = 0x8000_0000;
+const askListener = 0x7fc0_0000;
 const returns: Record<Verdict, number> = {
   allow: 0x7fff_0000,
   EPERM: 0x0005_0001,
@@ -61,32 +64,46 @@ for (const [name, audit] of Object.entries(architectures)) {
     });
 
     describe('in two stages', () => {
-      const { base, seal } = stageProfile('node', architecture);
+      const { base, seals } = stageProfiles(architecture);
       const run = (program: Buffer, number: number, args: readonly bigint[]) =>
         runFilter(program, { number, architecture: audit, arguments: args });
       // Of the two answers the kernel takes the one with the lower number, as a signed one.
-      const stricter = (number: number, args: readonly bigint[]) =>
-        Math.min(run(base, number, args), run(seal, number, args));
+      const stricter = (profile: SeccompProfile, number: number, args: readonly bigint[]) => {
+        const strictest = Math.min(run(base, number, args), run(seals[profile], number, args));
+        // Whoever is asked says EPERM.
+        return strictest === askListener ? returns.EPERM : strictest;
+      };
 
-      test('every call has the verdict that it has in one', () => {
-        const setupArguments = setupRules.map(argumentsOf);
-        for (let number = 0; number <= 600; number += 1)
-          for (const args of [[], ...setupArguments])
-            assert.equal(
-              stricter(number, args),
-              run(bpf, number, args),
-              `call ${number} (${args.join(', ')})`,
-            );
-      });
+      for (const profile of ['node', 'strict'] as const)
+        test(`every call has the verdict that the ${profile} profile has for it`, () => {
+          const rules = [...setupRules, ...argumentRules, ...strictProfile.conditional];
+          for (let number = 0; number <= 600; number += 1)
+            for (const args of [[], ...rules.map(argumentsOf)]) {
+              const call = { number, arguments: args };
+              const verdict = profileVerdict(profile, call, architecture);
+              const result = stricter(profile, number, args);
+              assert.equal(result, returns[verdict], `call ${number} (${args.join(', ')})`);
+            }
+        });
 
-      test('what the setup needs is allowed by the first and refused by the second', () => {
+      test('what the setup needs is allowed by the first, by its mark, until the second', () => {
         for (const rule of setupRules) {
           const number = seccompCallNumber(rule.call, architecture);
           assert.ok(number !== undefined, rule.call);
           const args = argumentsOf(rule);
           assert.equal(run(base, number, args), returns.allow, rule.call);
-          assert.equal(run(seal, number, args), returns.EPERM, rule.call);
-          assert.equal(run(bpf, number, args), returns.EPERM, rule.call);
+          assert.equal(run(seals.node, number, args), returns.EPERM, rule.call);
+          assert.equal(run(seals.strict, number, args), returns.EPERM, rule.call);
+          assert.notEqual(run(base, number, []), returns.allow, rule.call);
+        }
+      });
+
+      test('what the node profile refuses is asked about, so that it can be told', () => {
+        for (const call of Object.keys(nodeProfile.denied)) {
+          const number = seccompCallNumber(call, architecture);
+          if (number === undefined) continue;
+          assert.equal(run(base, number, []), askListener, call);
+          assert.equal(run(seals.node, number, []), returns.allow, call);
         }
       });
     });
@@ -136,6 +153,29 @@ test('no name is misspelt, and every entry has its reason', () => {
     assert.ok(reason.length > 5, call);
     const number = seccompCallNumber(call, 'x64') ?? seccompCallNumber(call, 'arm64');
     assert.notEqual(number, undefined, call);
+  }
+});
+
+test('the strict profile has no sockets and no processes, and threads', () => {
+  const call = (name: string, ...args: bigint[]) => {
+    const number = seccompCallNumber(name, 'x64');
+    assert.ok(number !== undefined);
+    return profileVerdict('strict', { number, arguments: args }, 'x64');
+  };
+  for (const name of ['socket', 'socketpair', 'connect', 'fork', 'vfork', 'execve', 'execveat'])
+    assert.equal(call(name, 1n, 1n), 'EPERM', name);
+  const thread = 0x3d_0f00n;
+  assert.equal(call('clone', thread), 'allow');
+  assert.equal(call('clone', 17n), 'EPERM', 'a process');
+  assert.equal(call('clone', thread | 0x2000_0000n), 'EPERM', 'a thread in a pid namespace');
+  for (const name of ['read', 'openat', 'mmap', 'futex']) assert.equal(call(name), 'allow', name);
+});
+
+test('each call that the strict profile refuses beyond the node profile is one of its', () => {
+  for (const { call } of strictRefusals) {
+    const inNode =
+      call in nodeProfile.allowed || nodeProfile.conditional.some((r) => r.call === call);
+    assert.ok(inNode, call);
   }
 });
 

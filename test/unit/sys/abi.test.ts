@@ -21,6 +21,10 @@ import {
   signalInfoBytes,
 } from '../../../host/sys/process.ts';
 import { filterInstructionsMax, filterProgramLayout } from '../../../host/sys/seccomp-filter.ts';
+import {
+  notificationAnswerLayout,
+  notificationLayout,
+} from '../../../host/sys/seccomp-listener.ts';
 import { comparisonLayout } from '../../../host/sys/seccomp.ts';
 import { messageLayout } from '../../../host/sys/socket.ts';
 
@@ -224,6 +228,15 @@ function structureLayouts(): [string, number][] {
     ...layout('struct sock_fprog', filterProgramLayout.size, {
       len: filterProgramLayout.length,
       filter: filterProgramLayout.filter,
+    }),
+    ...layout('struct seccomp_notif', notificationLayout.size, {
+      id: notificationLayout.id,
+      pid: notificationLayout.pid,
+      'data.nr': notificationLayout.number,
+    }),
+    ...layout('struct seccomp_notif_resp', notificationAnswerLayout.size, {
+      id: notificationAnswerLayout.id,
+      error: notificationAnswerLayout.error,
     }),
     ...layout('struct scmp_arg_cmp', comparisonLayout.size, {
       arg: comparisonLayout.argument,
