@@ -9,7 +9,10 @@ export interface CgroupOffer {
   controllers: string[];
   /** Those of cpu, memory and pids that are not among them. */
   missing: string[];
-  /** Whether one write kills a group (Linux 5.14); undefined when there is no group to look at. */
+  /**
+   * Whether one write kills a group, as on v2 since Linux 5.14; undefined when there is no group to
+   * look at.
+   */
   kill: boolean | undefined;
   /**
    * Whether entering a group waits until no process forks or ends, some 10 ms: on v2, unless that
@@ -35,7 +38,7 @@ export function examineCgroups(
     layout,
     controllers,
     missing: needed.filter((name) => !controllers.includes(name)),
-    kill: layout === 'v1' ? false : knowsKill(unified),
+    kill: layout === 'v2' ? knowsKill(unified) : false,
     slowEntry: layout === 'v2' && !mountOptions(mountTable, root).includes('favordynmods'),
   };
 }

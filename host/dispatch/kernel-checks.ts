@@ -37,7 +37,7 @@ function cgroups(): Check {
     const { layout, controllers, missing, kill, slowEntry } = examineCgroups();
     if (missing.length > 0)
       return check('cgroups', 'fail', `${layout}: without ${missing.join(', ')}`);
-    const means = kill === false ? 'killed one by one' : 'cgroup.kill';
+    const means = kill === false ? 'frozen, then killed one by one' : 'cgroup.kill';
     const offer = `${layout}: ${controllers.join(' ')}; ${means}`;
     if (!slowEntry) return check('cgroups', 'ok', offer);
     const advice = 'mount -o remount,favordynmods /sys/fs/cgroup (Linux 6.0)';

@@ -28,8 +28,9 @@ test('hybrid and v1: the hierarchies that control something', () => {
     kill: false,
     slowEntry: false,
   });
+  // The kill of its other tree is not for the groups that have limits.
   const hybrid = { ...v1, 'unified/cgroup.controllers': '\n', 'unified/a/cgroup.kill': '' };
-  assert.deepEqual(offerOf(hybrid), { ...offerOf(v1), layout: 'hybrid', kill: true });
+  assert.deepEqual(offerOf(hybrid), { ...offerOf(v1), layout: 'hybrid' });
 });
 
 test('v2: entering is quick where it is mounted so', () => {
