@@ -176,7 +176,14 @@ const shape = {
     .enum(['auto', 'never'])
     .default('auto')
     .describe('never: start instances by exec, as if this Node could not fork'),
-  replaceZygoteAfterForks: count(10_000).describe('Forks after which the zygote is replaced'),
+  replaceZygoteAfterForks: count(10_000).describe('Forks after which a zygote is replaced'),
+  replaceZygoteAfterMs: count(3_600_000, 604_800_000).describe(
+    'Age at which a zygote is replaced, in milliseconds',
+  ),
+  zygotesMax: count(8, 1000).describe('Zygotes at the same time: one for each tenant in use'),
+  zygoteIdleMs: count(600_000, 86_400_000).describe(
+    "Time without a start after which a tenant's zygote ends, in milliseconds",
+  ),
   otlpEndpoint: z
     .string()
     .regex(/^https?:\/\/\S+$/, 'must be like http://host:4318')

@@ -3,12 +3,13 @@ import type { OptionalLimits } from './cgroup/cgroup.ts';
 import type { Check } from './dispatch/control-api.ts';
 import { checkKernel } from './dispatch/kernel-checks.ts';
 import type { Engine } from './engine.ts';
+import type { Zygotes } from './zygote/zygotes.ts';
 import { oomScore, ownOomScore } from './sys/oom-score.ts';
 
 /** What a host cannot do without was exercised when it started. */
 export function examineHost(engine: Engine): Promise<Check[]> {
-  const { zygote, baseImage, layers, pool, optionalLimits } = engine;
-  const { mode, reason, pid, forks, generation } = zygote.state;
+  const { zygotes, baseImage, layers, pool, optionalLimits } = engine;
+  const { mode, reason, pid, forks, generation } = zygotes.default.state;
   const forking: Check =
     mode === 'fork'
       ? ok('fork', `zygote ${pid}, ${forks} forks, generation ${generation}`)
@@ -21,6 +22,7 @@ export function examineHost(engine: Engine): Promise<Check[]> {
   return Promise.resolve([
     ...checkKernel(),
     forking,
+    tenants(zygotes),
     limits(optionalLimits),
     outOfMemory(ownOomScore()),
     ok('isolation', 'seven namespaces, user entered last; no capabilities, no_new_privs'),
@@ -30,6 +32,11 @@ export function examineHost(engine: Engine): Promise<Check[]> {
     ok('layer cache', `${usedBytes} of ${capacityBytes} bytes`),
     ok('parked containers', String(pool.stats().parked)),
   ]);
+}
+
+function tenants({ others, memoryBytes }: Zygotes): Check {
+  const detail = `${others.length} zygotes besides the default one`;
+  return ok('tenants', `${detail}, ${Math.ceil(memoryBytes / 2 ** 20)} MiB`);
 }
 
 /** A function that wants what is missing is refused when it is deployed. */

@@ -31,12 +31,12 @@ import {
   mountAttribute,
   setMountAttributes,
 } from './sys/mount.ts';
-import { Zygote } from './zygote/zygote.ts';
+import { Zygotes } from './zygote/zygotes.ts';
 
 export interface Engine {
   layers: LayerStore;
   baseImage: StoredImage;
-  zygote: Zygote;
+  zygotes: Zygotes;
   pool: Pool;
   /** Which limits an instance can have here besides those of CPU, memory and pids. */
   optionalLimits: OptionalLimits;
@@ -117,10 +117,10 @@ export async function openEngine(
   const refusedCalls = new RefusedCalls();
   opened.defer(() => refusedCalls.close());
   const onListener = (fd: number): void => refusedCalls.listen(fd);
-  const zygote = await startZygote({ config, root: zygoteRoot, onListener, onNotice });
-  opened.defer(() => zygote.stop());
+  const zygotes = await startZygotes({ config, root: zygoteRoot, onListener, onNotice });
+  opened.defer(() => zygotes.stop());
 
-  const networks = networkStock(zygote, onNotice);
+  const networks = networkStock(zygotes.default, onNotice);
   opened.defer(() => networks.close());
   const idRanges = new IdRanges({
     firstHostId: config.uidBase,
@@ -130,10 +130,12 @@ export async function openEngine(
     readyCount: idRangesReady,
   });
   opened.defer(() => idRanges.close());
-  await Promise.all([ready, scratch, networks, idRanges, zygote].map((stock) => stock.fill()));
+  await Promise.all(
+    [ready, scratch, networks, idRanges, zygotes.default].map((stock) => stock.fill()),
+  );
 
   const parts = { cgroups: ready, storage, idRanges, networks };
-  const pool = openPool({ config, zygote, parts, onNotice });
+  const pool = openPool({ config, zygotes, parts, onNotice });
   opened.defer(() => pool.close());
   refusedCalls.onRefused = ({ name, pid, groups }) => {
     const waitMs = pool.refused(name, groups);
@@ -144,23 +146,20 @@ export async function openEngine(
 
   const all = opened.move();
   const { optional: optionalLimits } = cgroups;
-  return { layers, baseImage, zygote, pool, optionalLimits, close: () => all.disposeAsync() };
+  return { layers, baseImage, zygotes, pool, optionalLimits, close: () => all.disposeAsync() };
 }
 
 function openPool(options: {
   config: HostConfig;
-  zygote: Zygote;
-  parts: Omit<SandboxParts, 'spawn'>;
+  zygotes: Zygotes;
+  parts: SandboxParts;
   onNotice: (message: string) => void;
 }): Pool {
-  const { config, zygote, parts, onNotice } = options;
+  const { config, zygotes, parts, onNotice } = options;
   if (readPressure() === undefined) onNotice(noPressure);
   return Pool.open({
-    parts: {
-      ...parts,
-      spawn: (request) => zygote.spawn(request),
-    },
-    mode: () => zygote.state.mode,
+    parts,
+    zygotes,
     ...poolLimits(config),
     readPressure,
     onNotice,
@@ -195,7 +194,10 @@ function mountZygoteRoot(storage: StorageDriver, baseImage: StoredImage, path: s
 }
 
 /** Each is given away once: the kernel destroys it with its container, in the background. */
-function networkStock(zygote: Zygote, onNotice: (message: string) => void): ReadyStock<number> {
+function networkStock(
+  zygote: Zygotes['default'],
+  onNotice: (message: string) => void,
+): ReadyStock<number> {
   return new ReadyStock({
     count: networkNamespacesReady,
     make: () => zygote.makeNetworkNamespace(),
@@ -204,14 +206,14 @@ function networkStock(zygote: Zygote, onNotice: (message: string) => void): Read
   });
 }
 
-function startZygote(options: {
+function startZygotes(options: {
   config: HostConfig;
   root: string;
   onListener: (fd: number) => void;
   onNotice: (message: string) => void;
-}): Promise<Zygote> {
+}): Promise<Zygotes> {
   const { config, root, onListener, onNotice } = options;
-  return Zygote.start(
+  return Zygotes.start(
     {
       mountRoot: () => cloneMount({ path: root, recursive: false }),
       buildDirectory: makeDirectory(config.stateDirectory, 'run/zygote'),
@@ -223,8 +225,11 @@ function startZygote(options: {
       },
       onListener,
       replaceAfterForks: config.replaceZygoteAfterForks,
+      replaceAfterMs: config.replaceZygoteAfterMs,
+      zygotesMax: config.zygotesMax,
+      idleMs: config.zygoteIdleMs,
     },
-    { onNotice },
+    onNotice,
   );
 }
 

@@ -41,7 +41,7 @@ export async function runHost(config: HostConfig): Promise<void> {
   const refused = refusal();
   // A host that may not hear calls, or control requests, would only seem to be one.
   if (refused !== undefined) throw refused;
-  log.info({ nats: connection.getServer(), zygote: engine.zygote.state }, 'Host is ready');
+  log.info({ nats: connection.getServer(), zygote: engine.zygotes.default.state }, 'Host is ready');
 
   log.info({ signal: await stopping }, 'Host is stopping');
 }

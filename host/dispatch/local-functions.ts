@@ -206,6 +206,8 @@ export function poolFunctionOf(
     seccomp: manifest.seccomp,
     parked: manifest.parked,
     reuse: manifest.reuse,
+    tenant: manifest.tenant,
+    isolation: manifest.isolation,
     env: manifest.env,
     ...(uses.length === 0 ? {} : { secrets: { uses, read: readSecret } }),
   };

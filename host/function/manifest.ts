@@ -146,6 +146,15 @@ const manifestSchema = z.strictObject({
     .enum(['node', 'strict'])
     .default('node')
     .describe('System calls allowed; strict: no sockets, no child processes'),
+  tenant: z
+    .string()
+    .regex(functionNamePattern, 'must be 1 to 63 of a-z, 0-9 and -, not starting with -')
+    .default('default')
+    .describe('Whose it is: only functions of one tenant are forked from the same process'),
+  isolation: z
+    .enum(['fork', 'exec'])
+    .default('fork')
+    .describe('exec: each instance boots a Node.js of its own, and shares no memory layout'),
   storage: z.enum(['overlay', 'btrfs', 'zfs']).default('overlay').describe('Storage driver'),
   network: z
     .union([

@@ -6,6 +6,8 @@ import { HatchError, messageOf, toHatchError } from '../base/errors.ts';
 import type { Specialisation } from '../protocol/invoke.ts';
 import type { Output } from '../sandbox/function-channel.ts';
 import { Sandbox, type Assignment, type SandboxParts } from '../sandbox/sandbox.ts';
+import type { TrustClass } from '../zygote/trust-class.ts';
+import type { Zygotes } from '../zygote/zygotes.ts';
 import { Instance } from './instance.ts';
 import { ParkedContainers, type ParkedContainer } from './parked-containers.ts';
 import { limitsOf, type FunctionSecrets, type PoolFunction } from './pool-function.ts';
@@ -17,10 +19,14 @@ const startTimeoutMs = 30_000;
 
 export interface InstanceStarterOptions {
   parts: SandboxParts;
-  /** Whether new containers are forked or executed at the moment. */
-  mode: () => 'fork' | 'exec';
+  zygotes: Pick<Zygotes, 'serving' | 'missingBytes' | 'memoryBytes' | 'endUnused' | 'onReplaced'>;
   refillsPerSecond: number;
   onNotice: (message: string) => void;
+}
+
+interface Made {
+  sandbox: Sandbox;
+  path: StartPath;
 }
 
 export class InstanceStarter {
@@ -35,10 +41,11 @@ export class InstanceStarter {
   constructor(options: InstanceStarterOptions) {
     this.#options = options;
     this.parked = new ParkedContainers({
-      make: () => this.#park(),
+      make: (trust) => this.#park(trust),
       refillsPerSecond: options.refillsPerSecond,
       onError: options.onNotice,
     });
+    options.zygotes.onReplaced = (key) => this.parked.renew(key);
   }
 
   /**
@@ -46,9 +53,8 @@ export class InstanceStarter {
    */
   async start(fn: PoolFunction): Promise<Instance> {
     const startNs = nowNs();
-    const parked = this.parked.take();
-    const path = parked === undefined ? this.#newPath() : 'parked';
-    const sandbox = parked?.sandbox ?? (await this.#makeSandbox());
+    const parked = this.parked.take(fn);
+    const { sandbox, path } = parked ?? (await this.#makeSandbox(fn));
     const early: Output[] = [];
     this.#outputs.set(sandbox.id, (output) => early.push(output));
     try {
@@ -79,6 +85,21 @@ export class InstanceStarter {
     return undefined;
   }
 
+  /** What a start of it takes besides the instance. */
+  missingBytes(fn: PoolFunction): number {
+    return this.#options.zygotes.missingBytes(fn);
+  }
+
+  /** What the zygotes of single tenants take. */
+  get zygoteBytes(): number {
+    return this.#options.zygotes.memoryBytes;
+  }
+
+  /** Ends the zygotes that none of these functions needs. */
+  endUnusedZygotes(functions: Iterable<PoolFunction>): void {
+    this.#options.zygotes.endUnused(functions);
+  }
+
   /** Ends every container, whatever it is doing; resolves when all are gone. Then none is made. */
   async close(reason: HatchError): Promise<void> {
     this.#closedBy = reason;
@@ -88,14 +109,15 @@ export class InstanceStarter {
   }
 
   /** What our own code says in it before it has a function can only be a reason why it failed. */
-  async #park(): Promise<ParkedContainer> {
-    const sandbox = await this.#makeSandbox();
+  async #park(trust: TrustClass): Promise<ParkedContainer> {
+    const { sandbox } = await this.#makeSandbox(trust);
     let said = '';
     this.#outputs.set(sandbox.id, ({ text }) => {
       said = (said + text).slice(-lastWordsMax);
     });
     try {
-      return { sandbox, steps: await sandbox.parked() };
+      await sandbox.parked();
+      return { sandbox, path: 'parked' };
     } catch (error) {
       if (said === '') throw error;
       throw new HatchError('host.start_failed', `${messageOf(error)}: ${said.trim()}`, {
@@ -122,19 +144,22 @@ export class InstanceStarter {
   }
 
   /** A zygote that died in the middle of a start is no reason to fail: there is soon another. */
-  async #makeSandbox(): Promise<Sandbox> {
+  async #makeSandbox(trust: TrustClass): Promise<Made> {
     try {
-      return await this.#tryMakeSandbox();
+      return await this.#tryMakeSandbox(trust);
     } catch (error) {
       if (toHatchError(error).code !== 'host.start_failed') throw error;
       await sleep(retryMs);
-      return await this.#tryMakeSandbox();
+      return await this.#tryMakeSandbox(trust);
     }
   }
 
-  async #tryMakeSandbox(): Promise<Sandbox> {
+  async #tryMakeSandbox(trust: TrustClass): Promise<Made> {
+    const zygote = await this.#options.zygotes.serving(trust);
     if (this.#closedBy !== undefined) throw this.#closedBy;
+    const path = zygote.mode === 'fork' ? 'forked' : 'booted';
     const making = Sandbox.create(this.#options.parts, {
+      spawn: (order) => zygote.spawn(order),
       onOutput: (id, output) => this.#outputs.get(id)?.(output),
     });
     this.#making.add(making);
@@ -145,14 +170,10 @@ export class InstanceStarter {
         this.#outputs.delete(sandbox.id);
         this.#sandboxes.delete(sandbox.id);
       });
-      return sandbox;
+      return { sandbox, path };
     } finally {
       this.#making.delete(making);
     }
-  }
-
-  #newPath(): StartPath {
-    return this.#options.mode() === 'fork' ? 'forked' : 'booted';
   }
 }
 

@@ -7,6 +7,7 @@
 export class MemoryBudget<Holder extends object> {
   readonly totalBytes: number;
   readonly #granted = new Map<Holder, number>();
+  #reservedBytes = 0;
   #usedBytes = 0;
 
   constructor(totalBytes: number) {
@@ -20,6 +21,12 @@ export class MemoryBudget<Holder extends object> {
 
   get usedBytes(): number {
     return this.#usedBytes;
+  }
+
+  /** What is taken besides, by nobody who holds some. */
+  reserve(bytes: number): void {
+    this.#usedBytes += bytes - this.#reservedBytes;
+    this.#reservedBytes = bytes;
   }
 
   /** How many bytes are missing for so many more; 0 when there is room. */

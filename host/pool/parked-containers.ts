@@ -1,14 +1,17 @@
-/** Containers made ahead, waiting for any function. Each is given away once. */
+/**
+ * Containers made ahead, waiting for a function of their trust class: on one shelf for each class,
+ * since what a container was forked from is nobody else's to know. Each is given away once.
+ */
 import { messageOf } from '../base/errors.ts';
-import type { Step } from '../base/channels.ts';
 import type { Sandbox } from '../sandbox/sandbox.ts';
+import { trustKey, type TrustClass } from '../zygote/trust-class.ts';
 
 /** After one could not be made. */
 const retryMs = 1000;
 
 export interface ParkedContainersOptions {
-  /** Resolves when the container waits for a function. */
-  make: () => Promise<ParkedContainer>;
+  /** Resolves when the container waits for a function of that class. */
+  make: (trust: TrustClass) => Promise<ParkedContainer>;
   /** At most this many are made a second, so that filling up never starves the calls. */
   refillsPerSecond: number;
   onError: (message: string) => void;
@@ -16,13 +19,25 @@ export interface ParkedContainersOptions {
 
 export interface ParkedContainer {
   sandbox: Sandbox;
-  steps: Step[];
+  path: 'parked';
+}
+
+/** How many containers of a class to keep ready. */
+export interface ParkedWish {
+  trust: TrustClass;
+  count: number;
+}
+
+interface Shelf extends ParkedWish {
+  ready: ParkedContainer[];
+  /** Counts how often everything on it was given up. */
+  renewals: number;
 }
 
 export class ParkedContainers {
   readonly #options: ParkedContainersOptions;
-  readonly #ready: ParkedContainer[] = [];
-  #target = 0;
+  /** By the key of the class; the one that was filled last comes last. */
+  readonly #shelves = new Map<string, Shelf>();
   #refillsPerSecond: number;
   #refilling: Promise<void> | undefined;
   #timer: NodeJS.Timeout | undefined;
@@ -35,13 +50,22 @@ export class ParkedContainers {
   }
 
   get count(): number {
-    return this.#ready.length;
+    return [...this.#shelves.values()].reduce((sum, { ready }) => sum + ready.length, 0);
   }
 
-  /** How many to keep ready. */
-  setTarget(count: number): void {
-    this.#target = count;
-    for (const surplus of this.#ready.splice(count)) void surplus.sandbox.destroy();
+  /** A class that is not among them is to have none. */
+  setTargets(wishes: readonly ParkedWish[]): void {
+    for (const shelf of this.#shelves.values()) shelf.count = 0;
+    for (const { trust, count } of wishes) {
+      const key = trustKey(trust);
+      const shelf = this.#shelves.get(key);
+      if (shelf !== undefined) shelf.count = count;
+      else this.#shelves.set(key, { trust, count, ready: [], renewals: 0 });
+    }
+    for (const [key, { ready, count }] of this.#shelves) {
+      for (const { sandbox } of ready.splice(count)) void sandbox.destroy();
+      if (count === 0) this.#shelves.delete(key);
+    }
     this.#scheduleRefill();
   }
 
@@ -51,12 +75,22 @@ export class ParkedContainers {
     this.#scheduleRefill();
   }
 
-  /** The oldest one that lives, now the caller's. */
-  take(): ParkedContainer | undefined {
-    let taken = this.#ready.shift();
-    while (taken !== undefined && !taken.sandbox.alive) taken = this.#ready.shift();
+  /** The oldest one of that class that lives, now the caller's. */
+  take(trust: TrustClass): ParkedContainer | undefined {
+    const ready = this.#shelves.get(trustKey(trust))?.ready ?? [];
+    let taken = ready.shift();
+    while (taken !== undefined && !taken.sandbox.alive) taken = ready.shift();
     this.#scheduleRefill();
     return taken;
+  }
+
+  /** Gives up what is parked of a class: it is to be made anew. */
+  renew(key: string): void {
+    const shelf = this.#shelves.get(key);
+    if (shelf === undefined) return;
+    shelf.renewals++;
+    for (const { sandbox } of shelf.ready.splice(0)) void sandbox.destroy();
+    this.#scheduleRefill();
   }
 
   /** While calls wait for a start, nothing is made ahead. */
@@ -67,20 +101,26 @@ export class ParkedContainers {
 
   /** Resolves when as many as wanted are ready, or one could not be made. */
   async fill(): Promise<void> {
-    while (!this.#closed && this.#ready.length < this.#target) if (!(await this.#makeOne())) return;
+    while (!this.#closed && this.#shortShelf() !== undefined) if (!(await this.#makeOne())) return;
   }
 
   async close(): Promise<void> {
     this.#closed = true;
     clearTimeout(this.#timer);
     await this.#refilling;
-    await Promise.all(this.#ready.splice(0).map(({ sandbox }) => sandbox.destroy()));
+    const all = [...this.#shelves.values()].flatMap(({ ready }) => ready.splice(0));
+    await Promise.all(all.map(({ sandbox }) => sandbox.destroy()));
+  }
+
+  #shortShelf(): [key: string, shelf: Shelf] | undefined {
+    for (const entry of this.#shelves) if (entry[1].ready.length < entry[1].count) return entry;
+    return undefined;
   }
 
   #scheduleRefill(delayMs = 1000 / this.#refillsPerSecond): void {
     if (this.#timer !== undefined || this.#refilling !== undefined) return;
     if (this.#closed || this.#held || this.#refillsPerSecond === 0) return;
-    if (this.#ready.length >= this.#target) return;
+    if (this.#shortShelf() === undefined) return;
     this.#timer = setTimeout(() => {
       this.#timer = undefined;
       if (this.#held) return;
@@ -92,13 +132,21 @@ export class ParkedContainers {
   }
 
   async #makeOne(): Promise<boolean> {
+    const entry = this.#shortShelf();
+    if (entry === undefined) return true;
+    const [key, shelf] = entry;
+    // The others come first next time: what cannot be made must not keep them waiting.
+    this.#shelves.delete(key);
+    this.#shelves.set(key, shelf);
+    const { trust, renewals } = shelf;
     try {
-      const parked = await this.#options.make();
+      const parked = await this.#options.make(trust);
       const { sandbox } = parked;
       // One that dies while it waits must not be given away.
-      void sandbox.ended.then(() => this.#forget(sandbox));
-      if (this.#closed) await sandbox.destroy();
-      else this.#ready.push(parked);
+      void sandbox.ended.then(() => this.#forget(shelf, sandbox));
+      const isWanted = !this.#closed && shelf.renewals === renewals && shelf.count > 0;
+      if (isWanted) shelf.ready.push(parked);
+      else await sandbox.destroy();
       return true;
     } catch (error) {
       this.#options.onError(`Cannot park a container: ${messageOf(error)}`);
@@ -106,9 +154,9 @@ export class ParkedContainers {
     }
   }
 
-  #forget(sandbox: Sandbox): void {
-    const index = this.#ready.findIndex((parked) => parked.sandbox === sandbox);
-    if (index >= 0) this.#ready.splice(index, 1);
+  #forget(shelf: Shelf, sandbox: Sandbox): void {
+    const index = shelf.ready.findIndex((parked) => parked.sandbox === sandbox);
+    if (index >= 0) shelf.ready.splice(index, 1);
     this.#scheduleRefill();
   }
 }

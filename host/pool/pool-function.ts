@@ -4,11 +4,12 @@
  */
 import type { CgroupLimits } from '../cgroup/cgroup.ts';
 import type { SeccompProfile } from '../protocol/invoke.ts';
+import type { TrustClass } from '../zygote/trust-class.ts';
 import type { KeepAlivePolicy } from './policy/instance-demand.ts';
 
 const MiB = 2 ** 20;
 
-export interface PoolFunction {
+export interface PoolFunction extends TrustClass {
   name: string;
   version: string;
   /** The bundle, as a path inside the container. */

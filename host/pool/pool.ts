@@ -15,18 +15,14 @@ import {
   type StartCause,
 } from './function-pool.ts';
 import type { FunctionProfile } from './function-profile.ts';
-import { InstanceStarter } from './instance-starter.ts';
+import { InstanceStarter, type InstanceStarterOptions } from './instance-starter.ts';
 import { Instance } from './instance.ts';
-import { ParkedTarget } from './policy/parked-target.ts';
+import { ParkedTargets, type ParkedLimits } from './parked-targets.ts';
 import { respondTo, type PressureResponse } from './policy/pressure.ts';
 import { functionKey, type PoolFunction } from './pool-function.ts';
 import { Room } from './room.ts';
 
-export interface PoolLimits {
-  /** Containers to keep parked, besides what functions ask for. */
-  parked: number;
-  /** As many when calls come fast; without any to keep there are none then either. */
-  parkedMax: number;
+export interface PoolLimits extends ParkedLimits {
   /** Of all functions together, as measured. */
   memoryBytesMax: number;
   /** Of all functions together. */
@@ -41,7 +37,7 @@ export interface PoolLimits {
 
 export interface PoolOptions extends PoolLimits {
   parts: SandboxParts;
-  mode: () => 'fork' | 'exec';
+  zygotes: InstanceStarterOptions['zygotes'];
   /** Undefined where the kernel does not tell. */
   readPressure: () => MachinePressure | undefined;
   onNotice: (message: string) => void;
@@ -69,19 +65,22 @@ const startingMax = 16;
 const atEase: PressureResponse = { refillShare: 1, idleShare: 0 };
 
 /** What makes the instances; a test brings its own. */
-export type Starter = Pick<InstanceStarter, 'start' | 'close' | 'refused'> & {
-  parked: Pick<InstanceStarter['parked'], 'count' | 'fill' | 'hold' | 'setTarget' | 'setRate'>;
+export type Starter = Pick<
+  InstanceStarter,
+  'start' | 'close' | 'refused' | 'missingBytes' | 'zygoteBytes' | 'endUnusedZygotes'
+> & {
+  parked: Pick<InstanceStarter['parked'], 'count' | 'fill' | 'hold' | 'setTargets' | 'setRate'>;
 };
 
 export class Pool {
-  readonly #options: Omit<PoolOptions, 'parts' | 'mode'>;
+  readonly #options: Omit<PoolOptions, 'parts' | 'zygotes'>;
   readonly #starter: Starter;
   readonly #functions = new Map<string, FunctionPool>();
   /** Taken from the map, with calls that still run. */
   readonly #retiring = new Set<FunctionPool>();
   readonly #poolOf = new WeakMap<Instance, FunctionPool>();
   readonly #room: Room;
-  readonly #parkedTarget = new ParkedTarget();
+  readonly #parkedTargets: ParkedTargets;
   readonly #sweep: NodeJS.Timeout;
   readonly #startQueue: (() => void)[] = [];
   #starting = 0;
@@ -93,11 +92,12 @@ export class Pool {
     return new Pool(options, new InstanceStarter(options));
   }
 
-  constructor(options: Omit<PoolOptions, 'parts' | 'mode'>, starter: Starter) {
+  constructor(options: Omit<PoolOptions, 'parts' | 'zygotes'>, starter: Starter) {
     this.#options = options;
     this.#starter = starter;
     this.#room = new Room({ ...options, pools: () => this.#allPools() });
-    this.#setParkedTarget();
+    this.#parkedTargets = new ParkedTargets(options);
+    this.#setParkedTargets();
     this.#sweep = setInterval(() => this.#lookOver(), sweepMs);
     this.#sweep.unref();
   }
@@ -138,7 +138,7 @@ export class Pool {
     if (pool === undefined) return;
     this.#functions.delete(key);
     this.#retiring.add(pool);
-    this.#setParkedTarget();
+    this.#setParkedTargets();
     await pool.retire();
     this.#retiring.delete(pool);
   }
@@ -192,7 +192,7 @@ export class Pool {
     const { queueLengthMax } = this.#options;
     const pool: FunctionPool = new FunctionPool(fn, host, { queueLengthMax });
     this.#functions.set(key, pool);
-    this.#setParkedTarget();
+    this.#setParkedTargets();
     return pool;
   }
 
@@ -205,13 +205,16 @@ export class Pool {
     try {
       if (this.#closed) throw new HatchError('host.draining', 'The host is stopping');
       // Nobody has to go for the sake of a call that may never come.
-      const grant = await this.#room.take(profile, { evicts: cause !== 'expected' });
-      this.#parkedTarget.started(performance.now());
+      const besidesBytes = this.#starter.missingBytes(fn);
+      const evicts = cause !== 'expected';
+      const grant = await this.#room.take(profile, { evicts, besidesBytes });
+      this.#parkedTargets.started(fn, performance.now());
       try {
         const instance = await this.#starter.start(fn);
         const { startNs, endNs } = instance.startRecord;
         profile.measuredStart((endNs - startNs) / nsPerMs);
         this.#room.settle(grant, instance);
+        if (besidesBytes > 0) this.#room.reserve(this.#starter.zygoteBytes);
         return instance;
       } catch (error) {
         this.#room.free(grant);
@@ -244,6 +247,8 @@ export class Pool {
 
   #lookOver(): void {
     const nowMs = performance.now();
+    this.#starter.endUnusedZygotes([...this.#functions.values()].map(({ fn }) => fn));
+    this.#room.reserve(this.#starter.zygoteBytes);
     this.#room.measure();
     const pressure = this.#options.readPressure();
     const { refillShare, idleShare } = pressure === undefined ? atEase : respondTo(pressure);
@@ -259,7 +264,7 @@ export class Pool {
     }
     void this.#room.giveBack(idleShare);
     this.#starter.parked.setRate(startsPerSecond);
-    this.#setParkedTarget();
+    this.#setParkedTargets();
     // What was measured may be less than what was charged.
     this.#onRoom();
   }
@@ -287,12 +292,9 @@ export class Pool {
     return [...this.#functions.values(), ...this.#retiring];
   }
 
-  #setParkedTarget(): void {
-    const { parked, parkedMax } = this.#options;
-    const asked = [...this.#functions.values()].reduce((sum, { fn }) => sum + fn.parked, 0);
-    const min = parked + asked;
-    const limits = { min, max: min === 0 ? 0 : Math.max(min, parkedMax) };
-    this.#starter.parked.setTarget(this.#parkedTarget.target(performance.now(), limits));
+  #setParkedTargets(): void {
+    const functions = [...this.#functions.values()].map(({ fn }) => fn);
+    this.#starter.parked.setTargets(this.#parkedTargets.wishes(functions, performance.now()));
   }
 }
 

@@ -47,17 +47,26 @@ export class Room {
   }
 
   /**
-   * Resolves when there is room. Rejects with `host.busy` when there is not, and what is idle is
+   * Resolves when there is room, also for what its start takes besides. Rejects with `host.busy` when there is not, and what is idle is
    * not enough or may not go.
    */
-  async take(profile: FunctionProfile, { evicts }: { evicts: boolean }): Promise<Grant> {
-    const victims = this.#victimsFor(profile);
-    if (victims === undefined || (!evicts && victims.length > 0)) throw this.#busy(profile);
+  async take(
+    profile: FunctionProfile,
+    { evicts, besidesBytes }: { evicts: boolean; besidesBytes: number },
+  ): Promise<Grant> {
+    const bytes = profile.memoryBytes + besidesBytes;
+    const victims = this.#victimsFor(bytes);
+    if (victims === undefined || (!evicts && victims.length > 0)) throw this.#busy(bytes);
     // At once: whoever else wants room must neither choose the same victims nor find theirs free.
     const grant: Grant = { profile };
-    this.#budget.charge(grant, profile.memoryBytes);
+    this.#budget.charge(grant, bytes);
     await this.#evict(victims);
     return grant;
+  }
+
+  /** What is taken besides instances: the zygotes of single tenants. */
+  reserve(bytes: number): void {
+    this.#budget.reserve(bytes);
   }
 
   /** The instance is made, and measured from now on until it has ended. */
@@ -94,8 +103,8 @@ export class Room {
     await this.#evict(chooseVictims(idle, bytes * share) ?? []);
   }
 
-  #victimsFor(profile: FunctionProfile): Idle[] | undefined {
-    const missingBytes = this.#budget.missing(profile.memoryBytes);
+  #victimsFor(bytes: number): Idle[] | undefined {
+    const missingBytes = this.#budget.missing(bytes);
     const isFull = this.#budget.count >= this.#options.instancesMax;
     if (missingBytes === 0 && !isFull) return [];
     const idle = this.#idle();
@@ -143,12 +152,12 @@ export class Room {
     this.#profiles.delete(instance);
   }
 
-  #busy(profile: FunctionProfile): HatchError {
+  #busy(bytes: number): HatchError {
     const { count, usedBytes, totalBytes } = this.#budget;
-    const mib = (bytes: number): number => Math.ceil(bytes / MiB);
+    const mib = (size: number): number => Math.ceil(size / MiB);
     return new HatchError(
       'host.busy',
-      `The host has no room for ${mib(profile.memoryBytes)} MiB more: its ${count} instances ` +
+      `The host has no room for ${mib(bytes)} MiB more: its ${count} instances ` +
         `take ${mib(usedBytes)} of ${mib(totalBytes)} MiB, and too few of them are idle`,
     );
   }

@@ -36,7 +36,6 @@ export interface SandboxParts {
   idRanges: IdRanges;
   /** Descriptors of network namespaces, with their loopback up. */
   networks: Pick<ReadyStock<number>, 'take'>;
-  spawn: Spawner;
 }
 
 /** Gives out empty groups; the name of its group is a container's id. */
@@ -105,7 +104,7 @@ export class Sandbox {
    */
   static async create(
     parts: SandboxParts,
-    options: { onOutput: (id: string, output: Output) => void },
+    options: { spawn: Spawner; onOutput: (id: string, output: Output) => void },
   ): Promise<Sandbox> {
     const range = parts.idRanges.acquire();
     let cgroup: Cgroup;
@@ -119,7 +118,7 @@ export class Sandbox {
     const onOutput = (output: Output): void => options.onOutput(id, output);
     const sandbox = new Sandbox(parts, range, cgroup, onOutput);
     try {
-      await sandbox.#start();
+      await sandbox.#start(options.spawn);
     } catch (error) {
       const message = `Cannot start container "${id}": ${messageOf(error)}`;
       await sandbox.#release(new HatchError('host.start_failed', message, { cause: error }));
@@ -266,10 +265,10 @@ export class Sandbox {
     await this.ended;
   }
 
-  async #start(): Promise<void> {
+  async #start(spawn: Spawner): Promise<void> {
     const network = this.#parts.networks.take();
     try {
-      const processes = this.#parts.spawn({
+      const processes = spawn({
         identity: { id: this.id, ...functionUser },
         fds: [
           ['userNamespace', this.#range.userNamespaceFd],

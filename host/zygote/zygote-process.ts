@@ -1,6 +1,6 @@
 /** One zygote process: started, asked, ended. It never restarts; `Zygote` does that. */
 import { spawn, type ChildProcess } from 'node:child_process';
-import { closeSync } from 'node:fs';
+import { closeSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { HatchError, messageOf } from '../base/errors.ts';
 import {
@@ -18,7 +18,7 @@ const startTimeoutMs = 20_000;
 const launcher = fileURLToPath(new URL('launch.ts', import.meta.url));
 const diagnosticsCharsMax = 16_384;
 
-export interface ZygoteOptions {
+export interface ZygoteProcessOptions {
   /** Makes a fresh, read-only, detached mount of the base image's root; the zygote closes it. */
   mountRoot: () => number;
   /** An empty directory of ours. */
@@ -49,6 +49,8 @@ interface Waiting {
 
 export class ZygoteProcess {
   readonly pid: number;
+  /** Memory of its own, once it has warmed up. */
+  memoryBytes = 0;
   /** Settles when the process is gone, with its last words. */
   readonly ended: Promise<string>;
   readonly #child: ChildProcess;
@@ -61,7 +63,7 @@ export class ZygoteProcess {
   #hello: ZygoteHello = { id: 0, mode: 'fork' };
 
   /** Resolves when the zygote has warmed up and found out whether it can fork. */
-  static async start(options: ZygoteOptions): Promise<ZygoteProcess> {
+  static async start(options: ZygoteProcessOptions): Promise<ZygoteProcess> {
     const [near, far] = socketPair('seqpacket');
     const rootMountFd = options.mountRoot();
     let child: ChildProcess;
@@ -82,6 +84,7 @@ export class ZygoteProcess {
     try {
       const { fd } = await ready;
       if (fd !== undefined) options.onListener(fd);
+      zygote.memoryBytes = ownMemoryBytes(zygote.pid);
       return zygote;
     } finally {
       clearTimeout(timer);
@@ -203,5 +206,15 @@ export class ZygoteProcess {
 
   #gone(reason: string): HatchError {
     return new HatchError('host.start_failed', `Zygote ${reason}`);
+  }
+}
+
+/** Pages of files are shared by all that map them; 0 when it has ended meanwhile. */
+function ownMemoryBytes(pid: number): number {
+  try {
+    const status = readFileSync(`/proc/${pid}/status`, 'latin1');
+    return Number(/^RssAnon:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) * 1024;
+  } catch {
+    return 0;
   }
 }

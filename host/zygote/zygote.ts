@@ -1,6 +1,6 @@
 /**
- * The warm parent of all containers. It is replaced after a number of forks, so that no memory
- * layout lives for ever, and when it dies; containers that it forked notice neither.
+ * The warm parent of containers. It is replaced after a number of forks and after a time, so that
+ * no memory layout lives for ever, and when it dies; containers that it forked notice neither.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { HatchError, messageOf } from '../base/errors.ts';
@@ -17,11 +17,12 @@ import {
   ZygoteProcess,
   type Answer,
   type RequestBody,
-  type ZygoteOptions,
+  type ZygoteProcessOptions,
 } from './zygote-process.ts';
 
 /** Pairs of processes kept for the next containers; each costs some MB. */
 const blankPairs = 2;
+const blankPairBytes = 3 * 2 ** 20;
 /** Most starts are over by then. */
 const blankQuietMs = 5;
 const restartDelayMs = { first: 50, max: 5_000 } as const;
@@ -29,6 +30,13 @@ const restartDelayMs = { first: 50, max: 5_000 } as const;
 export interface ZygoteEvents {
   /** Something an operator wants to know of. */
   onNotice: (message: string) => void;
+  /** It was time for another process, which serves now. */
+  onReplaced: () => void;
+}
+
+export interface ZygoteOptions extends ZygoteProcessOptions {
+  replaceAfterForks: number;
+  replaceAfterMs: number;
 }
 
 export interface ZygoteState {
@@ -44,35 +52,39 @@ export interface ZygoteState {
 }
 
 export class Zygote {
-  readonly #options: ZygoteOptions & { replaceAfterForks: number };
+  readonly #options: ZygoteOptions;
   readonly #events: ZygoteEvents;
   #current: ZygoteProcess;
   #blanks: ReadyStock<ProcessPair>;
   #forks = 0;
   #generation = 1;
   #restart: Promise<void> | undefined;
+  #ageTimer: NodeJS.Timeout | undefined;
   #replacement: Promise<void> | undefined;
   #stopped = false;
 
   /** Rejects with `host.start_failed` when the first process does not come up. */
-  static async start(
-    options: ZygoteOptions & { replaceAfterForks: number },
-    events: ZygoteEvents,
-  ): Promise<Zygote> {
+  static async start(options: ZygoteOptions, events: ZygoteEvents): Promise<Zygote> {
     return new Zygote(options, events, await ZygoteProcess.start(options));
   }
 
-  private constructor(
-    options: ZygoteOptions & { replaceAfterForks: number },
-    events: ZygoteEvents,
-    first: ZygoteProcess,
-  ) {
+  private constructor(options: ZygoteOptions, events: ZygoteEvents, first: ZygoteProcess) {
     this.#options = options;
     this.#events = events;
     this.#current = first;
     this.#blanks = this.#stockBlanks();
     this.#watch(first);
-    this.#tellMode();
+    this.#limitAge();
+  }
+
+  get mode(): 'fork' | 'exec' {
+    return this.#current.mode;
+  }
+
+  /** Its own pages and those of its blank pairs; what it forked is charged to its containers. */
+  get memoryBytes(): number {
+    const pairs = this.mode === 'fork' ? blankPairs : 0;
+    return this.#current.memoryBytes + pairs * blankPairBytes;
   }
 
   get state(): ZygoteState {
@@ -116,16 +128,12 @@ export class Zygote {
 
   async stop(): Promise<void> {
     this.#stopped = true;
+    clearTimeout(this.#ageTimer);
     await this.#replacement;
     await this.#blanks.close();
+    await this.#current.drained();
     this.#current.close();
     await this.#current.ended;
-  }
-
-  #tellMode(): void {
-    const { mode, reason } = this.#current;
-    if (mode === 'exec')
-      this.#events.onNotice(`Zygote does not fork (${reason}): instances boot, which is slow`);
   }
 
   #stockBlanks(): ReadyStock<ProcessPair> {
@@ -156,6 +164,14 @@ export class Zygote {
   async #ask(body: RequestBody, fds: readonly number[] = []): Promise<Answer> {
     if (this.#restart !== undefined) await this.#restart;
     return this.#current.request(body, fds);
+  }
+
+  /** One that executes has no layout that others share. */
+  #limitAge(): void {
+    clearTimeout(this.#ageTimer);
+    if (this.#stopped || this.mode === 'exec') return;
+    this.#ageTimer = setTimeout(() => this.#replace(), this.#options.replaceAfterMs);
+    this.#ageTimer.unref();
   }
 
   #watch(process: ZygoteProcess): void {
@@ -193,11 +209,13 @@ export class Zygote {
           return;
         }
         this.#adopt(next);
+        this.#events.onReplaced();
         await old.drained();
         old.close();
       })
       .catch((error: unknown) => {
         this.#events.onNotice(`Cannot replace the zygote: ${messageOf(error)}`);
+        this.#limitAge();
       })
       .finally(() => {
         this.#replacement = undefined;
@@ -213,6 +231,7 @@ export class Zygote {
     this.#forks = 0;
     this.#generation++;
     this.#watch(next);
+    this.#limitAge();
     // Those of the one before are not to outlive it.
     this.#blanks.close().catch(() => undefined);
     this.#blanks = this.#stockBlanks();

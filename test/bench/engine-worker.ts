@@ -83,7 +83,7 @@ const handlers = {
     // V8 tidies up some seconds after the last work, and by that makes shared pages its own.
     await sleep(idleMs);
     const machineMB = (availableMB - machineAvailableMB()) / count;
-    const pids = containersOf(engine.zygote.state.pid);
+    const pids = containersOf(engine.zygotes.default.state.pid);
     if (pids.length !== count) throw new Error(`${pids.length} containers live, not ${count}`);
     const all = pids.map((pid) => [pid, ...childrenOf(pid)]);
     const pssMB = all.map((processes) => processes.reduce((sum, pid) => sum + pssOf(pid), 0));

@@ -33,6 +33,8 @@ export function poolFunction(name: string, changes: Partial<PoolFunction> = {}):
     freezeIdleAfterMs: undefined,
     parked: 0,
     reuse: 'same-function',
+    tenant: 'default',
+    isolation: 'fork',
     env: {},
     ...changes,
   };

@@ -5,6 +5,7 @@ import type { HatchError } from '../../host/base/errors.ts';
 import type { Acquired } from '../../host/pool/function-pool.ts';
 import type { Instance } from '../../host/pool/instance.ts';
 import { Pool, type PoolOptions, type Starter } from '../../host/pool/pool.ts';
+import type { ParkedWish } from '../../host/pool/parked-containers.ts';
 import type { PoolFunction } from '../../host/pool/pool-function.ts';
 import { fakeInstance, sandboxOf } from './fake-sandbox.ts';
 
@@ -17,14 +18,18 @@ export class FakeStarter implements Starter {
   outcome: () => HatchError | undefined = () => undefined;
   /** What an instance of that function takes. */
   memoryBytes: (fn: PoolFunction) => number = () => 2 ** 20;
+  /** What a start takes besides the instance, and what zygotes take by now. */
+  missingBytes: (fn: PoolFunction) => number = () => 0;
+  zygoteBytes = 0;
+  endUnusedZygotes = (): void => undefined;
   #starting = 0;
 
   readonly parked = {
     count: 0,
     fill: async () => undefined,
     hold: () => undefined,
-    setTarget: (count: number) => {
-      this.parkedTarget = count;
+    setTargets: (wishes: readonly ParkedWish[]) => {
+      this.parkedTarget = wishes.reduce((sum, { count }) => sum + count, 0);
     },
     setRate: (perSecond: number) => {
       this.refillsPerSecond = perSecond;

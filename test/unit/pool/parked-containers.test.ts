@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { setImmediate as turn } from 'node:timers/promises';
 import { afterEach, beforeEach, mock, test } from 'node:test';
+import { defaultTrustClass } from '../../../host/zygote/trust-class.ts';
 import { ParkedContainers } from '../../../host/pool/parked-containers.ts';
 
 beforeEach(() => mock.timers.enable({ apis: ['setTimeout'] }));
@@ -25,7 +26,7 @@ async function pass(ms: number): Promise<void> {
 test('refills keep to their rate, and a rate of 0 ends them until there is another', async () => {
   const { parked, tries } = open(10);
   parked.setRate(0);
-  parked.setTarget(1);
+  parked.setTargets([{ trust: defaultTrustClass, count: 1 }]);
   await pass(5000);
   assert.equal(tries(), 0);
   parked.setRate(2);
@@ -39,7 +40,7 @@ test('refills keep to their rate, and a rate of 0 ends them until there is anoth
 test('while calls wait for a start nothing is made ahead', async () => {
   const { parked, tries } = open(10);
   parked.hold(true);
-  parked.setTarget(1);
+  parked.setTargets([{ trust: defaultTrustClass, count: 1 }]);
   await pass(5000);
   assert.equal(tries(), 0);
   parked.hold(false);
