@@ -25,13 +25,22 @@ export function descendantsOf(pid: number): RunningProcess[] {
   return found;
 }
 
-/** Undefined while it is being replaced. */
+/** Of a host with one tenant; undefined while it is being replaced. */
 export function zygotePid(host: TestHost): number | undefined {
-  return childOf(host, /^hatch-zygote/);
+  return zygotePids(host)[0];
+}
+
+/** Of all tenants. */
+export function zygotePids(host: TestHost): number[] {
+  return childrenOf(host, /^hatch-zygote/);
+}
+
+export function parentOf(pid: number): number | undefined {
+  return runningProcesses().find((one) => one.pid === pid)?.parent;
 }
 
 export function natsServerPid(host: TestHost): number {
-  return childOf(host, /nats-server/) ?? assert.fail('the host has no nats-server');
+  return childrenOf(host, /nats-server/)[0] ?? assert.fail('the host has no nats-server');
 }
 
 export function isRunning(pid: number): boolean {
@@ -56,9 +65,9 @@ export async function waitFor(
   }
 }
 
-function childOf(host: TestHost, command: RegExp): number | undefined {
+function childrenOf(host: TestHost, command: RegExp): number[] {
   const children = runningProcesses().filter(({ parent }) => parent === host.pid);
-  return children.find((one) => command.test(one.command))?.pid;
+  return children.filter((one) => command.test(one.command)).map(({ pid }) => pid);
 }
 
 function runningProcesses(): RunningProcess[] {
