@@ -125,7 +125,7 @@ const shape = {
     .min(0)
     .max(10_000)
     .default(4)
-    .describe('Containers kept forked and ready for any function'),
+    .describe('Containers kept forked and ready for any function of the default tenant'),
   parkedMax: z
     .int()
     .min(0)

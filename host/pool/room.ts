@@ -47,8 +47,8 @@ export class Room {
   }
 
   /**
-   * Resolves when there is room, also for what its start takes besides. Rejects with `host.busy` when there is not, and what is idle is
-   * not enough or may not go.
+   * Resolves when there is room, also for what the start takes besides. Rejects with `host.busy`
+   * when there is not, and what is idle is not enough or may not go.
    */
   async take(
     profile: FunctionProfile,

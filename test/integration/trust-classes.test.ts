@@ -112,7 +112,7 @@ suite('trust classes', () => {
     await remove('once');
   });
 
-  test('a zygote ends with the last function of its tenant; instances outlive an idle one', async () => {
+  test("a zygote ends with its tenant's last function; instances outlive an idle one", async () => {
     const host = getHost();
     await deploy('short', { tenant: 'c' });
     const zygote = (await zygoteOf('short')) ?? assert.fail('no zygote');

@@ -31,6 +31,8 @@ test('a manifest of name and entry gets every default', () => {
     keepAlive: { policy: 'adaptive' },
     reuse: 'same-function',
     seccomp: 'node',
+    tenant: 'default',
+    isolation: 'fork',
     storage: 'overlay',
     network: 'none',
     env: {},

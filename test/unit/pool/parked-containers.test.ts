@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
 import { setImmediate as turn } from 'node:timers/promises';
 import { afterEach, beforeEach, mock, test } from 'node:test';
-import { defaultTrustClass } from '../../../host/zygote/trust-class.ts';
+import { defaultTrustClass, trustKey, type TrustClass } from '../../../host/zygote/trust-class.ts';
 import { ParkedContainers } from '../../../host/pool/parked-containers.ts';
+import type { Sandbox } from '../../../host/sandbox/sandbox.ts';
+import { FakeSandbox } from '../../support/fake-sandbox.ts';
 
 beforeEach(() => mock.timers.enable({ apis: ['setTimeout'] }));
 afterEach(() => mock.reset());
@@ -46,5 +48,50 @@ test('while calls wait for a start nothing is made ahead', async () => {
   parked.hold(false);
   await pass(100);
   assert.equal(tries(), 1);
+  await parked.close();
+});
+
+const other: TrustClass = { tenant: 'other', isolation: 'fork' };
+
+test('shelves are filled in turn: what cannot be made keeps nobody waiting', async () => {
+  const made: string[] = [];
+  const parked = new ParkedContainers({
+    make: (trust) => {
+      made.push(trust.tenant);
+      return Promise.reject(new Error('As told'));
+    },
+    refillsPerSecond: 1,
+    onError: () => undefined,
+  });
+  parked.setTargets([
+    { trust: defaultTrustClass, count: 3 },
+    { trust: other, count: 1 },
+  ]);
+  for (let second = 0; second < 4; second++) await pass(1000);
+  assert.deepEqual(made, ['default', 'other', 'default', 'other']);
+  await parked.close();
+});
+
+test('what is parked for one class is given to no other, and renewed on request', async () => {
+  const sandboxes: FakeSandbox[] = [];
+  const parked = new ParkedContainers({
+    make: () => {
+      const sandbox = new FakeSandbox(`s${sandboxes.length}`);
+      sandboxes.push(sandbox);
+      return Promise.resolve({ sandbox: sandbox as unknown as Sandbox, path: 'parked' });
+    },
+    refillsPerSecond: 1,
+    onError: () => undefined,
+  });
+  parked.setTargets([{ trust: other, count: 1 }]);
+  await parked.fill();
+  assert.equal(parked.take(defaultTrustClass), undefined);
+  assert.equal(parked.take({ ...other, isolation: 'exec' }), undefined);
+  assert.equal(parked.count, 1);
+  parked.renew(trustKey(other));
+  assert.equal(sandboxes[0]?.alive, false);
+  await pass(1000);
+  assert.equal(parked.take(other)?.sandbox.id, 's1');
+  parked.setTargets([]);
   await parked.close();
 });

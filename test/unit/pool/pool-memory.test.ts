@@ -221,3 +221,25 @@ test('what cannot be frozen is left alone until it has served a call', async () 
   await pass(1000);
   assert.equal(sandbox.freezes, 2);
 });
+
+test('the first start of a tenant needs room for its zygote, which then stays taken', async () => {
+  const { pool, starter } = open({ memoryBytesMax: 100 * MiB });
+  const theirs = poolFunction('theirs', { tenant: 'a', memoryMb: 50 });
+  starter.missingBytes = () => 60 * MiB;
+  const refused = pool.acquire(theirs, { timeoutMs: 500 });
+  const rejected = assert.rejects(refused, { code: 'host.busy' });
+  await pass(1000);
+  await rejected;
+  starter.missingBytes = () => 40 * MiB;
+  starter.zygoteBytes = 40 * MiB;
+  await hold(pool, theirs);
+  starter.missingBytes = () => 0;
+  // 40 of the zygote and 1 of the instance leave no room for 60.
+  const large = pool.acquire(poolFunction('large', { memoryMb: 60 }), { timeoutMs: 500 });
+  const alsoRejected = assert.rejects(large, { code: 'host.busy' });
+  await pass(1000);
+  await alsoRejected;
+  starter.zygoteBytes = 0;
+  await pass(1000);
+  await hold(pool, poolFunction('large', { memoryMb: 60 }));
+});
