@@ -112,9 +112,14 @@ export class FunctionChannel {
    */
   sendRoot(mountFds: readonly number[]): Promise<Step[]> {
     if (this.#closedBy !== undefined) return Promise.reject(this.#closedBy);
+    try {
+      this.#connection.send(encodeFrame(frameType.root, 0), mountFds);
+    } catch (cause) {
+      const message = 'Container ended before it had its function: call again';
+      return Promise.reject(new HatchError('host.start_failed', message, { cause }));
+    }
     const ready = Promise.withResolvers<Step[]>();
     this.#settleReady = ready;
-    this.#connection.send(encodeFrame(frameType.root, 0), mountFds);
     return ready.promise;
   }
 

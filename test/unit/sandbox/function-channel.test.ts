@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { closeSync, readSync } from 'node:fs';
+import { closeSync, openSync, readSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { setImmediate as turn } from 'node:timers/promises';
 import { test, type TestContext } from 'node:test';
@@ -209,4 +209,21 @@ test('what is written to a channel after its end does no harm', async (context) 
   channel.cancel(1, 'caller');
   await assert.rejects(call, { code: 'host.draining' });
   await assert.rejects(channel.parked, { code: 'host.draining' });
+});
+
+test('a process that ends before it has its root fails the start only', async (context) => {
+  const { channel, peer } = open(context);
+  peer.destroy();
+  await turn();
+  const unhandled: unknown[] = [];
+  const listener = (reason: unknown) => unhandled.push(reason);
+  process.on('unhandledRejection', listener);
+  const root = openSync('/dev/null', 'r');
+  await assert.rejects(channel.sendRoot([root]), { code: 'host.start_failed' });
+  closeSync(root);
+  // As the starter does.
+  channel.close(new HatchError('host.start_failed', 'As it failed'));
+  await turn();
+  process.off('unhandledRejection', listener);
+  assert.deepEqual(unhandled, []);
 });
