@@ -3,8 +3,8 @@
  * All of this is our own code, still with the host's rights.
  */
 import { writeSync } from 'node:fs';
-import { nowNs } from '../host/base/clock.ts';
 import type { Step } from '../host/base/channels.ts';
+import { StepTimer } from '../host/base/step-timer.ts';
 import {
   bringLoopbackUp,
   joinNamespace,
@@ -47,22 +47,16 @@ function joinNetwork({ fds }: ContainerStart): void {
 }
 
 function enterNamespaces(start: ContainerStart): Step[] {
-  const steps: Step[] = [];
-  let last = start.startNs;
-  const finish = (name: string): void => {
-    const now = nowNs();
-    steps.push({ name, startNs: last, endNs: now });
-    last = now;
-  };
-  finish('fork');
+  const timer = new StepTimer(start.startNs);
+  timer.finish('fork');
   // Before the cgroup namespace: its root is the group that its creator is in.
   joinCgroup(start);
-  finish('cgroup');
+  timer.finish('cgroup');
   joinNetwork(start);
-  finish('network');
+  timer.finish('network');
   unshare(madeNamespaces);
   setHostname(start.identity.id);
   setDomainName('');
-  finish('namespaces');
-  return steps;
+  timer.finish('namespaces');
+  return timer.steps;
 }

@@ -7,9 +7,9 @@
  */
 import { spawn } from 'node:child_process';
 import { closeSync, writeSync } from 'node:fs';
-import { nowNs } from '../host/base/clock.ts';
 import { messageOf } from '../host/base/errors.ts';
 import type { Step } from '../host/base/channels.ts';
+import { StepTimer } from '../host/base/step-timer.ts';
 import type { Specialisation } from '../host/protocol/invoke.ts';
 import {
   listenerAnswerId,
@@ -190,7 +190,7 @@ function boot({ request, fds, setup, own }: BootRequest): Waiting {
 
 /** The function has come: its root takes the place of the one that its processes booted in. */
 function assign(container: Waiting, own: Map<Kind, number>, setup: ZygoteSetup): void {
-  const startNs = nowNs();
+  const timer = new StepTimer();
   try {
     const received = waitForFunction(container.invoke);
     if (received === undefined) return;
@@ -205,9 +205,9 @@ function assign(container: Waiting, own: Map<Kind, number>, setup: ZygoteSetup):
     } finally {
       goHome(own);
     }
-    const steps = [{ name: 'rootfs', startNs, endNs: nowNs() }];
+    timer.finish('rootfs');
     const seal = setup.seccomp.seals[specialisation.seccomp];
-    const assigned: Assigned = { specialisation, seal, steps };
+    const assigned: Assigned = { specialisation, seal, steps: timer.steps };
     writeSync(container.assign, JSON.stringify(assigned));
   } catch (error) {
     // Its end of the pipe closes without a word: the process ends, and the host hears of that.

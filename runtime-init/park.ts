@@ -3,9 +3,9 @@
  * blocks until the host sends one, with a root to live in.
  */
 import { closeSync, constants, openSync } from 'node:fs';
-import { nowNs } from '../host/base/clock.ts';
 import { messageOf } from '../host/base/errors.ts';
 import type { Step } from '../host/base/channels.ts';
+import { StepTimer } from '../host/base/step-timer.ts';
 import { encodeJsonFrame, FrameReader, frameType } from '../host/protocol/frame.ts';
 import { decodeJson, secretsDirectory, type Specialisation } from '../host/protocol/invoke.ts';
 import { exitNow } from '../host/sys/fork.ts';
@@ -120,9 +120,9 @@ interface Assignment {
 
 function specialise({ blank, start, assigned, steps }: Assignment): void {
   const { specialisation, rootFd, mounts } = assigned;
-  const startNs = nowNs();
+  const timer = new StepTimer();
   enterRoot(rootFd, [...blank.mounts, ...mounts]);
-  const rootedNs = nowNs();
+  timer.finish('rootfs');
   Object.assign(process.env, specialisation.env);
   process.chdir('/function');
   dropPrivileges({
@@ -131,15 +131,11 @@ function specialise({ blank, start, assigned, steps }: Assignment): void {
     seccomp: blank.seccomp[specialisation.seccomp],
   });
   unblockAllSignals();
-  const droppedNs = nowNs();
+  timer.finish('drop');
   // Foreign code runs only beside a PID 1 that has no rights left to steal.
   hearOther(blank.link);
   closeSync(blank.link);
-  blank.server.load(specialisation, [
-    ...steps,
-    { name: 'rootfs', startNs, endNs: rootedNs },
-    { name: 'drop', startNs: rootedNs, endNs: droppedNs },
-  ]);
+  blank.server.load(specialisation, [...steps, ...timer.steps]);
 }
 
 /** All by descriptor: an image may have a symbolic link where a mount belongs. */

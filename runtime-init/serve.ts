@@ -4,6 +4,7 @@ import { Module } from 'node:module';
 import { Socket } from 'node:net';
 import { nowNs } from '../host/base/clock.ts';
 import type { Step } from '../host/base/channels.ts';
+import { StepTimer } from '../host/base/step-timer.ts';
 import { encodeJsonFrame, FrameReader, frameType } from '../host/protocol/frame.ts';
 import {
   decodeCall,
@@ -41,10 +42,10 @@ export class FunctionServer {
    * start took so far; the load's own time is added.
    */
   load(specialisation: Specialisation, steps: Step[]): void {
-    const startNs = nowNs();
+    const timer = new StepTimer();
     const onLoaded = (handler: Handler): void => {
-      const load = { name: 'load', startNs, endNs: nowNs() };
-      sendToHost(encodeJsonFrame(frameType.ready, 0, { steps: [...steps, load] }));
+      timer.finish('load');
+      sendToHost(encodeJsonFrame(frameType.ready, 0, { steps: [...steps, ...timer.steps] }));
       this.#receiveCalls(specialisation, handler);
     };
     const onFailed = (error: unknown): void => {

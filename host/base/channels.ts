@@ -9,6 +9,20 @@ import type { ErrorCode } from './errors.ts';
 /** How an instance came to serve its call; `Hatch-Start` in a reply. */
 export type StartPath = 'hot' | 'parked' | 'forked' | 'booted';
 
+/** The steps of a start, in about the order of a forked one; no start has others. */
+export const stepNames = [
+  'fork',
+  'cgroup',
+  'network',
+  'namespaces',
+  'limits',
+  'overlay',
+  'rootfs',
+  'drop',
+  'load',
+] as const;
+export type StepName = (typeof stepNames)[number];
+
 /** One timed step. Times are CLOCK_MONOTONIC nanoseconds, the same clock in every process. */
 export interface Step {
   name: string;

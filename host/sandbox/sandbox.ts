@@ -12,10 +12,10 @@
 import { once } from 'node:events';
 import { closeSync } from 'node:fs';
 import { join } from 'node:path';
-import { nowNs } from '../base/clock.ts';
 import { HatchError, messageOf } from '../base/errors.ts';
 import type { ReadyStock } from '../base/ready-stock.ts';
 import type { Step } from '../base/channels.ts';
+import { StepTimer } from '../base/step-timer.ts';
 import type { Cgroup, CgroupLimits } from '../cgroup/cgroup.ts';
 import type { IdRange, IdRanges } from '../namespace/id-ranges.ts';
 import type { CallMetadata, CancelCause, Specialisation } from '../protocol/invoke.ts';
@@ -182,28 +182,24 @@ export class Sandbox {
   /** Makes it an instance of one function. Resolves when that is loaded, with the steps it took. */
   async assign({ specialisation, layerNames, limits, secrets }: Assignment): Promise<Step[]> {
     const channel = this.#liveChannel();
-    const startNs = nowNs();
+    const timer = new StepTimer();
     channel.assign(specialisation);
     this.#cgroup.setLimits(limits);
     this.#memoryBytes = limits.memoryBytes;
-    const limitedNs = nowNs();
+    timer.finish('limits');
     this.#root = this.#parts.storage.createRoot({
       id: this.id,
       lowerDirectories: layerNames.map((name) => join(this.#range.layersDirectory, name)),
       ownerUid: this.#range.firstHostId,
       ownerGid: this.#range.firstHostId,
     });
-    const overlaidNs = nowNs();
+    timer.finish('overlay');
     const loaded = this.#sendRoot(channel, this.#root, secrets);
     this.#root.closeMount();
     const steps = await loaded;
     // The function's process has waited for this before it loaded anything: it is there by now.
     await this.#init?.running;
-    return [
-      { name: 'limits', startNs, endNs: limitedNs },
-      { name: 'overlay', startNs: limitedNs, endNs: overlaidNs },
-      ...steps,
-    ];
+    return [...timer.steps, ...steps];
   }
 
   #sendRoot(

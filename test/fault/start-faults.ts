@@ -1,0 +1,44 @@
+/**
+ * Whoever takes part in a start is killed after each of its steps: the next start works, the next
+ * host too, and nothing is left.
+ */
+import assert from 'node:assert/strict';
+import { after, before, suite, test } from 'node:test';
+import {
+  StartFaults,
+  stepsOf,
+  victims,
+  type FaultPath,
+  type Victim,
+} from '../support/start-faults.ts';
+
+const paths = Object.keys(stepsOf) as FaultPath[];
+/** Stocks of things made ahead are fuller at one time than at another. */
+const fluctuation = 24;
+
+/** Defines the tests; each kills `rounds` times after each step. */
+export function testStartFaults(options: { rounds: number; victims?: readonly Victim[] }): void {
+  const { rounds } = options;
+  suite('a start', () => {
+    let faults: StartFaults;
+    before(async () => {
+      faults = await StartFaults.open();
+    });
+    after(() => faults[Symbol.asyncDispose]());
+
+    for (const victim of options.victims ?? victims)
+      for (const path of paths)
+        test(`${path}, after any step without its ${victim}, ${rounds} times`, async () => {
+          const before = faults.holdings();
+          for (let round = 0; round < rounds; round++)
+            for (const step of stepsOf[path]) await faults.inject({ path, step, victim });
+          const after = faults.holdings();
+          for (const kind of ['descriptors', 'mounts'] as const)
+            assert.ok(after[kind] - before[kind] <= fluctuation, `${before[kind]}, ${after[kind]}`);
+        });
+
+    test('leaves nothing behind, however it ended', async () => {
+      await faults.assertNothingLeft();
+    });
+  });
+}

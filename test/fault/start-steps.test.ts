@@ -1,0 +1,4 @@
+/** Each fault of a start once; `npm run soak` brings them about again and again. */
+import { testStartFaults } from './start-faults.ts';
+
+testStartFaults({ rounds: 1 });

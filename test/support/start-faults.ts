@@ -1,0 +1,266 @@
+/**
+ * Kills what takes part in a start, after each of its steps. The host and its containers are made
+ * to stop themselves there (stop-at-steps.ts); who drives them looks on, kills the victim, and lets
+ * the others go on.
+ *
+ *     await using faults = await StartFaults.open();
+ *     await faults.inject({ path: 'forked', step: 'rootfs', victim: 'zygote' });
+ *     await faults.assertNothingLeft();
+ */
+import assert from 'node:assert/strict';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { stepNames, type StepName } from '../../host/base/channels.ts';
+import { buildImage } from '../../images/build.ts';
+import { readRecipe } from '../../images/recipe.ts';
+import { startHost, type TestHost } from './host.ts';
+import { descendantsOf, isRunning, parentOf, waitFor } from './host-processes.ts';
+import { nameHost, type NamedHost } from './named-host.ts';
+import { slowness } from './slowness.ts';
+import { stepInTitle } from './step-title.ts';
+
+const repository = resolve(import.meta.dirname, '../..');
+const pollMs = 2;
+const blankPairs = 2;
+
+export const victims = ['controller', 'zygote', 'PID 1', 'function'] as const;
+export type Victim = (typeof victims)[number];
+
+/** Which steps the start of a new container has on each path. */
+export const stepsOf = {
+  forked: stepNames,
+  booted: ['limits', 'overlay', 'rootfs', 'load'],
+} as const satisfies Record<string, readonly StepName[]>;
+export type FaultPath = keyof typeof stepsOf;
+
+export interface Fault {
+  path: FaultPath;
+  step: StepName;
+  victim: Victim;
+}
+
+interface Stopped {
+  pid: number;
+  step: string;
+}
+
+export class StartFaults {
+  readonly #named: NamedHost;
+  readonly #imageDirectory: string;
+  #host: TestHost | undefined;
+  #driver: Promise<void> | undefined;
+  #closed = false;
+  #onStopped: ((stopped: Stopped) => Promise<void>) | undefined;
+
+  static async open(): Promise<StartFaults> {
+    const imageDirectory = await mkdtemp(join(tmpdir(), 'hatch-faults-'));
+    await buildImage({
+      recipe: await readRecipe('node24'),
+      outputDirectory: join(imageDirectory, 'image'),
+      cacheDirectory: join(repository, '.cache', 'build'),
+      runtimeEntry: join(repository, 'test', 'functions', 'stopping-runtime.ts'),
+    });
+    const named = await nameHost({
+      parked: 0,
+      baseImageDirectory: join(imageDirectory, 'image'),
+    });
+    const faults = new StartFaults(named, imageDirectory);
+    faults.#driver = faults.#drive();
+    try {
+      const host = await faults.#start();
+      const source = 'let calls = 0; export const handler = () => (calls += 1);';
+      for (const [name, isolation] of Object.entries(isolationOf))
+        await host.deploy({
+          manifest: { name, isolation, reuse: 'never', keepAliveMs: 0 },
+          'handler.ts': source,
+        });
+      for (const name of Object.keys(isolationOf)) await faults.#assertCalls(name);
+      await faults.#settle();
+    } catch (error) {
+      await faults[Symbol.asyncDispose]();
+      throw error;
+    }
+    return faults;
+  }
+
+  private constructor(named: NamedHost, imageDirectory: string) {
+    this.#named = named;
+    this.#imageDirectory = imageDirectory;
+  }
+
+  get host(): TestHost {
+    return this.#host ?? assert.fail('no host runs');
+  }
+
+  /** Starts an instance, kills the victim after that step, and sees that the next start works. */
+  async inject({ path, step, victim }: Fault): Promise<void> {
+    const struck = Promise.withResolvers<void>();
+    this.#onStopped = async (stopped) => {
+      if (stopped.step !== step) return;
+      this.#onStopped = undefined;
+      try {
+        await this.#strike(victim, stopped);
+        struck.resolve();
+      } catch (error) {
+        struck.reject(error);
+      }
+    };
+    const family = descendantsOf(this.host.pid).map(({ pid }) => pid);
+    // It may fail or not: somebody else may take the part of whoever is gone.
+    const call = this.host.call(path).catch(() => undefined);
+    await Promise.race([struck.promise, failAfter(20_000, `no start came to "${step}"`)]);
+    if (victim === 'controller') {
+      await this.host.kill();
+      await waitFor('all processes of the killed host end', () => !family.some(isRunning));
+      await this.#start();
+    } else await Promise.race([call, failAfter(20_000, 'the call got no answer')]);
+    await this.#assertCalls(path);
+    await this.#settle();
+  }
+
+  /** Stops the host. */
+  async assertNothingLeft(): Promise<void> {
+    await this.host.stop();
+    this.#host = undefined;
+    await this.#named.assertNothingLeft();
+  }
+
+  /** What the host holds: it must not grow with the faults it has seen. */
+  holdings(): { descriptors: number; mounts: number } {
+    const proc = `/proc/${this.host.pid}`;
+    return {
+      descriptors: readdirSync(`${proc}/fd`).length,
+      mounts: readFileSync(`${proc}/mountinfo`, 'latin1').split('\n').length,
+    };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#host?.stop();
+    this.#closed = true;
+    await this.#driver;
+    await rm(this.#imageDirectory, { recursive: true, force: true });
+  }
+
+  async #start(): Promise<TestHost> {
+    const hook = pathToFileURL(join(import.meta.dirname, 'stop-at-steps.ts')).href;
+    this.#host = await startHost({
+      config: this.#host?.config ?? this.#named.config,
+      environment: { NODE_OPTIONS: `--import=${hook}` },
+    });
+    return this.#host;
+  }
+
+  async #assertCalls(name: string): Promise<void> {
+    const reply = await this.host.call(name);
+    assert.equal(reply.error, undefined, reply.error?.message);
+    assert.equal(reply.json<number>(), 1);
+  }
+
+  /** No container is left, and the next one is forked from a zygote that lives. */
+  async #settle(): Promise<void> {
+    await waitFor('nothing but blank pairs', () => {
+      const inits = descendantsOf(this.host.pid).filter(({ pid }) => innerPid(pid) === 1);
+      return inits.length === blankPairs && this.#containerProcesses().length === 0;
+    });
+  }
+
+  async #strike(victim: Victim, stopped: Stopped): Promise<void> {
+    process.kill(await this.#find(victim, stopped), 'SIGKILL');
+    resume(stopped.pid);
+  }
+
+  async #find(victim: Victim, stopped: Stopped): Promise<number> {
+    if (victim === 'controller') return this.host.pid;
+    let found: number | undefined;
+    await waitFor(`${victim} at step "${stopped.step}"`, () => {
+      const init = this.#containerProcesses(stopped.pid).find((pid) => innerPid(pid) === 1);
+      if (init === undefined) return false;
+      if (victim === 'PID 1') found = init;
+      else if (victim === 'zygote') found = parentOf(init);
+      else found = descendantsOf(init)[0]?.pid;
+      return found !== undefined;
+    });
+    return found ?? 0;
+  }
+
+  /** Those in a group of the host, and those in the pid namespace of one that has stopped. */
+  #containerProcesses(stoppedPid?: number): number[] {
+    const outside = pidNamespaceOf(process.pid);
+    const stoppedIn = stoppedPid === undefined ? undefined : pidNamespaceOf(stoppedPid);
+    return descendantsOf(this.host.pid)
+      .map(({ pid }) => pid)
+      .filter((pid) => {
+        const namespace = pidNamespaceOf(pid);
+        if (namespace === undefined || namespace === outside) return false;
+        return namespace === stoppedIn || groupsOf(pid).includes(`/${this.host.cgroupParent}/`);
+      });
+  }
+
+  /** Lets go on whoever has stopped, after the one that waits for this has had a look. */
+  async #drive(): Promise<void> {
+    // A process whose host was killed is nobody's descendant any more.
+    const known = new Set<number>();
+    while (!this.#closed) {
+      const host = this.#host;
+      if (host !== undefined) for (const { pid } of familyOf(host)) known.add(pid);
+      for (const pid of known) {
+        const stopped = stoppedProcess(pid);
+        if (stopped === 'gone') known.delete(pid);
+        if (typeof stopped === 'string') continue;
+        await this.#onStopped?.(stopped);
+        resume(pid);
+      }
+      await sleep(pollMs);
+    }
+  }
+}
+
+const isolationOf: Record<FaultPath, string> = { forked: 'fork', booted: 'exec' };
+
+function familyOf(host: TestHost): { pid: number }[] {
+  return [host, ...descendantsOf(host.pid)];
+}
+
+function stoppedProcess(pid: number): Stopped | 'runs' | 'gone' {
+  const stat = attempt(() => readFileSync(`/proc/${pid}/stat`, 'latin1'));
+  if (stat === undefined) return 'gone';
+  if (!stat.slice(stat.lastIndexOf(')')).startsWith(') T')) return 'runs';
+  const command = attempt(() => readFileSync(`/proc/${pid}/cmdline`, 'latin1')) ?? '';
+  const step = stepInTitle(command.replaceAll('\0', ' '));
+  return step === undefined ? 'runs' : { pid, step };
+}
+
+function resume(pid: number): void {
+  attempt(() => process.kill(pid, 'SIGCONT'));
+}
+
+function pidNamespaceOf(pid: number): string | undefined {
+  return attempt(() => readlinkSync(`/proc/${pid}/ns/pid`));
+}
+
+function groupsOf(pid: number): string {
+  return attempt(() => readFileSync(`/proc/${pid}/cgroup`, 'latin1')) ?? '';
+}
+
+function innerPid(pid: number): number | undefined {
+  const status = attempt(() => readFileSync(`/proc/${pid}/status`, 'latin1')) ?? '';
+  return Number(/^NSpid:\t(.*)$/m.exec(status)?.[1]?.split('\t').at(-1));
+}
+
+/** Processes end while one looks at them. */
+function attempt<T>(look: () => T): T | undefined {
+  try {
+    return look();
+  } catch {
+    return undefined;
+  }
+}
+
+async function failAfter(timeoutMs: number, what: string): Promise<never> {
+  await sleep(timeoutMs * slowness, undefined, { ref: false });
+  throw new Error(what);
+}
