@@ -56,7 +56,7 @@ export class ZygoteProcess {
   readonly #child: ChildProcess;
   readonly #socketFd: number;
   readonly #watch: Watch;
-  readonly #onListener: ZygoteOptions['onListener'];
+  readonly #onListener: ZygoteProcessOptions['onListener'];
   readonly #waiting = new Map<number, Waiting>();
   #nextId = 0;
   #open = true;
@@ -94,7 +94,7 @@ export class ZygoteProcess {
   private constructor(
     child: ChildProcess,
     socketFd: number,
-    onListener: ZygoteOptions['onListener'],
+    onListener: ZygoteProcessOptions['onListener'],
   ) {
     this.#onListener = onListener;
     this.#child = child;
