@@ -1,5 +1,5 @@
 /** The host: builds its parts, joins them to NATS, keeps them running, takes them down again. */
-import { mkdirSync } from 'node:fs';
+import { chmodSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { NatsConnection } from '@nats-io/nats-core';
 import { pino, type Logger } from 'pino';
@@ -29,6 +29,8 @@ export async function runHost(config: HostConfig): Promise<void> {
   const log = pino({ name: 'hatch', level: config.logLevel }, pino.destination(2));
   await using opened = new AsyncDisposableStack();
   mkdirSync(config.stateDirectory, { recursive: true, mode: 0o700 });
+  // It may have been there, open to all.
+  chmodSync(config.stateDirectory, 0o700);
   opened.defer(lockState(config.stateDirectory));
   const stopping = signalled();
 

@@ -1,6 +1,6 @@
 /** What a caller may say in the headers of a call. */
-import type { MsgHdrs } from '@nats-io/nats-core';
-import { HatchError } from '../base/errors.ts';
+import type { Msg, MsgHdrs } from '@nats-io/nats-core';
+import { HatchError, messageOf } from '../base/errors.ts';
 
 export interface CallHeaders {
   /** Every header with all its values, for the function; undefined when there are none. */
@@ -14,7 +14,7 @@ export interface CallHeaders {
   invalid: HatchError | undefined;
 }
 
-export const noCallHeaders: CallHeaders = {
+const noCallHeaders: CallHeaders = {
   all: undefined,
   requestId: undefined,
   traceparent: undefined,
@@ -22,8 +22,38 @@ export const noCallHeaders: CallHeaders = {
   invalid: undefined,
 };
 
+/**
+ * Never throws, whatever a stranger has sent: what cannot be read fails the call. The client reads
+ * headers in a time that grows with the square of their number, so there may not be many.
+ */
+export function callHeadersOf(message: Msg): CallHeaders {
+  const bytes = headerBytesOf(message);
+  if (bytes === 0) return noCallHeaders;
+  if (bytes > headerBytesMax) {
+    const problem = `Cannot take ${bytes} bytes of headers: send at most ${headerBytesMax}`;
+    return { ...noCallHeaders, invalid: new HatchError('request.too_large', problem) };
+  }
+  try {
+    const { headers } = message;
+    return headers === undefined ? noCallHeaders : readCallHeaders(headers);
+  } catch (cause) {
+    const problem = `Cannot read the headers: ${messageOf(cause)}`;
+    return { ...noCallHeaders, invalid: new HatchError('request.invalid', problem, { cause }) };
+  }
+}
+
+/** As Node.js allows in HTTP. */
+const headerBytesMax = 16 * 1024;
+
+/** Without reading them. The size of a message is that of its subjects, headers and payload. */
+function headerBytesOf(message: Msg & { size?: () => number }): number {
+  const { subject, reply = '', data } = message;
+  const bytes = message.size?.() ?? Infinity;
+  return bytes - subject.length - reply.length - data.length;
+}
+
 /** Names are matched in any case, as HTTP does; an id that is none is replaced by one of ours. */
-export function readCallHeaders(headers: MsgHdrs): CallHeaders {
+function readCallHeaders(headers: MsgHdrs): CallHeaders {
   // A record without prototype: a header named `__proto__` is a name like any other.
   const all = Object.create(null) as Record<string, string[]>;
   const call: CallHeaders = { ...noCallHeaders, all };

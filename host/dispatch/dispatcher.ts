@@ -11,7 +11,7 @@ import type { CallRecord } from '../base/channels.ts';
 import { nowNs, nsPerMs } from '../base/clock.ts';
 import { HatchError, messageOf, toHatchError } from '../base/errors.ts';
 import { CallRecorder } from './call-recorder.ts';
-import { noCallHeaders, readCallHeaders } from './call-headers.ts';
+import { callHeadersOf } from './call-headers.ts';
 import { errorReply, replyHeaders } from './reply.ts';
 import { Vigil } from './vigil.ts';
 import type { CallRequest } from '../pool/instance.ts';
@@ -121,8 +121,8 @@ export class Dispatcher {
 
   #receive(message: Msg): void {
     const receivedNs = nowNs();
-    const { headers: messageHeaders, subject } = message;
-    const headers = messageHeaders === undefined ? noCallHeaders : readCallHeaders(messageHeaders);
+    const { subject } = message;
+    const headers = callHeadersOf(message);
     const call: Call = {
       message,
       subject,
@@ -149,8 +149,8 @@ export class Dispatcher {
     if (this.#inFlight.size > inFlightMax) {
       throw new HatchError('host.busy', `Cannot admit the call: ${inFlightMax} are under way`);
     }
-    const fn = this.#resolve(call.subject);
     if (call.headers.invalid !== undefined) throw call.headers.invalid;
+    const fn = this.#resolve(call.subject);
     if (fn instanceof Promise) void this.#load(call, fn);
     else this.#start(call, fn);
   }

@@ -55,6 +55,8 @@ export async function startNatsServer(options: NatsServerOptions): Promise<NatsS
 }
 
 const lastPortFileName = 'port';
+/** What the server writes is for its owner only. */
+const privately = ['/bin/sh', '-c', 'umask 077; exec "$0" "$@"'];
 const host = '127.0.0.1';
 const anyPort = -1;
 const readyTimeoutMs = 15_000;
@@ -156,7 +158,7 @@ class Supervisor {
     await mkdir(this.#portsDirectory, { mode: 0o700 });
     const configFile = join(this.#directory, 'nats.conf');
     await writePrivate(configFile, this.#config());
-    const command = [...(await deathWish()), this.#binary, '--config', configFile];
+    const command = [...(await deathWish()), ...privately, this.#binary, '--config', configFile];
     const child = spawn(command[0] ?? this.#binary, command.slice(1), {
       cwd: this.#directory,
       // Out of the terminal's group: Ctrl-C is for the host, which needs the server to drain.

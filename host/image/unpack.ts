@@ -23,11 +23,14 @@ export interface UnpackLimits {
   entriesMax: number;
   /** Sum of all files' sizes; the tar itself may be somewhat larger. */
   unpackedBytesMax: number;
+  /** How many times larger than its blob a layer may be, where it is more than 64 MiB. */
+  expansionMax: number;
 }
 
 export const defaultUnpackLimits: UnpackLimits = {
   entriesMax: 200_000,
   unpackedBytesMax: 4 * 1024 ** 3,
+  expansionMax: 200,
 };
 
 export interface LayerSource {
@@ -41,6 +44,8 @@ export interface LayerSource {
 }
 
 const chunkBytes = 256 * 1024;
+/** Up to here it does not matter how well a layer is compressed. */
+const expandedBytesMin = 64 * 1024 * 1024;
 // Headers, padding and pax records beside the files' data.
 const tarBytesPerEntryMax = 16 * 1024;
 // Up to here fsync of each file is cheaper than writing out the whole file system.
@@ -67,10 +72,7 @@ export async function unpackLayer(options: {
     bytesMax: source.sizeBytes,
     tooLarge: () => mismatch('size', `${source.sizeBytes} bytes`, 'more'),
   });
-  const tar = new DigestMeter({
-    bytesMax: limits.unpackedBytesMax + limits.entriesMax * tarBytesPerEntryMax,
-    tooLarge: () => overLimit('unpackedBytesMax', limits.unpackedBytesMax),
-  });
+  const tar = tarMeter(source, limits);
   const extractor = extract();
   using layer = new LayerDirectory(options.directory, options.lowers);
   const { stream, decompressor } = await openSource(source.blob);
@@ -86,6 +88,21 @@ export async function unpackLayer(options: {
   expectEqual('diffID', source.diffId, tar.digest());
   await flush(layer, applied.value.made);
   return { unpackedBytes: applied.value.bytes };
+}
+
+function tarMeter({ sizeBytes }: LayerSource, limits: UnpackLimits): DigestMeter {
+  const { unpackedBytesMax, entriesMax, expansionMax } = limits;
+  const expandedBytesMax = Math.max(expandedBytesMin, sizeBytes * expansionMax);
+  const tarBytesMax = unpackedBytesMax + entriesMax * tarBytesPerEntryMax;
+  return expandedBytesMax < tarBytesMax
+    ? new DigestMeter({
+        bytesMax: expandedBytesMax,
+        tooLarge: () => overLimit('expansionMax', expansionMax),
+      })
+    : new DigestMeter({
+        bytesMax: tarBytesMax,
+        tooLarge: () => overLimit('unpackedBytesMax', unpackedBytesMax),
+      });
 }
 
 async function openSource(
@@ -199,12 +216,13 @@ function mismatch(what: string, expected: string, actual: string): HatchError {
 }
 
 function overLimit(limit: keyof UnpackLimits, value: number): HatchError {
-  const unit = limit === 'entriesMax' ? 'entries' : 'bytes';
-  return new HatchError(
-    'image.invalid',
-    `Cannot unpack layer: it has more than ${value} ${unit} unpacked, raise "${limit}" to allow it`,
-    { details: { limit, value } },
-  );
+  const much: Record<typeof limit, string> = {
+    entriesMax: `has more than ${value} entries`,
+    unpackedBytesMax: `has more than ${value} bytes unpacked`,
+    expansionMax: `is more than ${value} times larger unpacked`,
+  };
+  const message = `Cannot unpack layer: it ${much[limit]}, raise "${limit}" to allow it`;
+  return new HatchError('image.invalid', message, { details: { limit, value } });
 }
 
 function unreadable(cause: unknown): Error {

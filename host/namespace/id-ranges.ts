@@ -91,7 +91,7 @@ export class IdRanges {
   #open(index: number): IdRange {
     const firstHostId = this.#options.firstHostId + index * idsPerRange;
     const layersDirectory = join(this.#options.mountDirectory, String(index));
-    mkdirSync(layersDirectory, { recursive: true });
+    mkdirSync(layersDirectory, { recursive: true, mode: 0o700 });
     const userNamespaceFd = makeUserNamespace({ firstHostId, count: idsPerRange });
     try {
       const mountFd = cloneMount({ path: this.#options.layersDirectory, recursive: false });

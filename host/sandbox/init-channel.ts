@@ -57,9 +57,20 @@ export class InitChannel {
       const message = JSON.parse(line) as InitMessage;
       if (message.type === 'running') onRunning();
       else {
-        this.exit = { exitCode: message.exitCode, signal: message.signal };
+        this.exit = exitOf(message);
         this.#onExit(this.exit);
       }
     }
   }
+}
+
+/** PID 1 is our code, but it has lived beside the function's. */
+function exitOf({ type, exitCode, signal }: InitMessage & { type: 'exited' }): FunctionExit {
+  const known = type === 'exited' && isByte(exitCode) && (signal === undefined || isByte(signal));
+  if (!known) throw new RangeError('There is no such message');
+  return { exitCode, signal };
+}
+
+function isByte(value: unknown): boolean {
+  return Number.isInteger(value) && Number(value) >= 0 && Number(value) <= 255;
 }

@@ -178,6 +178,33 @@ describe('a layer without measure', () => {
       );
   });
 
+  test('in compression: many times larger than what was sent', async () => {
+    const tar = await tarOf([[{ name: 'f' }, '0'.repeat(66 * 1024 * 1024)]]);
+    const blob = zstdCompressSync(tar);
+    await assert.rejects(bench.applyTar(tar, { blob }), {
+      code: 'image.invalid',
+      message: /more than 200 times larger unpacked, raise "expansionMax"/,
+    });
+    const into = await mkdtemp(join(bench.directory, 'allowed-'));
+    await bench.applyTar(tar, { blob, into, limits: { expansionMax: 100_000 } });
+  });
+
+  test('in headers, which the reader keeps in memory', async () => {
+    const claimedBytes = 2 ** 31;
+    for (const typeflag of ['x', 'g', 'L', 'K']) {
+      const header = await tarOf([[{ name: 'f' }]]);
+      const long = withField(header.subarray(0, 512), { typeflag, size: claimedBytes });
+      // Zeros compress so well that the blob is small; it is never read to its end.
+      const tar = Buffer.concat([long, Buffer.alloc(48 * 1024 * 1024)]);
+      const before = process.memoryUsage().rss;
+      await assert.rejects(bench.applyTar(tar, { blob: zstdCompressSync(tar) }), {
+        code: 'image.invalid',
+        message: /Header exceeds max size/,
+      });
+      assert.ok(process.memoryUsage().rss - before < 40 * 1024 * 1024);
+    }
+  });
+
   test('in names', async () => {
     await bench.refused([[{ name: 'n'.repeat(256) }, 'x']], /longer than 255 bytes/);
     await bench.refused([[{ name: `${'d/'.repeat(300)}f` }, 'x']], /deeper than 256/);
@@ -211,3 +238,14 @@ describe('a layer that is broken', () => {
     await bench.refused([[{ name: './' }, 'x']], /the root must be a directory/);
   });
 });
+
+/** A header block with another type and size, and the checksum that goes with them. */
+function withField(block: Buffer, field: { typeflag: string; size: number }): Buffer {
+  const changed = Buffer.from(block);
+  changed.write(`${field.size.toString(8).padStart(11, '0')} `, 124, 'latin1');
+  changed.write(field.typeflag, 156, 'latin1');
+  changed.fill(' ', 148, 156);
+  const sum = changed.reduce((total, byte) => total + byte, 0);
+  changed.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148, 'latin1');
+  return changed;
+}
