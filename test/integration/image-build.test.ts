@@ -146,7 +146,7 @@ describe('a container root of the base image', () => {
     assert.equal(await inRoot('/bin/date', '-d', '@0', '+%Y %Z'), '1970 UTC');
     assert.equal(await inRoot('stat', '-c', '%u:%g %a', '/home/function'), '1000:1000 755');
     assert.equal(await inRoot('stat', '-c', '%a', '/tmp', '/var/tmp'), '1777\n1777');
-    for (const path of ['proc', 'dev', 'tmp', 'mnt', 'run', 'function', 'var/tmp'])
+    for (const path of ['proc', 'dev', 'tmp', 'mnt', 'run/secrets', 'function', 'var/tmp'])
       assert.deepEqual(await readdir(join(mount, path)), [], path);
   });
 
