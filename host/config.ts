@@ -138,7 +138,7 @@ const shape = {
     .int()
     .min(64)
     .default(defaultMemoryMb)
-    .describe('Memory of all instances in MiB, as measured; idle ones make room for new ones'),
+    .describe('Memory of all containers in MiB, as measured; idle ones make room for new ones'),
   freezeIdleAfterMs: z
     .int()
     .min(0)

@@ -30,6 +30,7 @@ export type InstanceSandbox = Pick<
   | 'cancel'
   | 'destroy'
   | 'memoryInUse'
+  | 'memoryPaidByHost'
   | 'freeze'
   | 'frozen'
 >;

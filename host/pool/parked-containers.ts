@@ -26,6 +26,8 @@ export interface ParkedContainer {
 export interface ParkedWish {
   trust: TrustClass;
   count: number;
+  /** Of those, how many functions have asked for: they are made also while calls wait. */
+  reserved: number;
 }
 
 interface Shelf extends ParkedWish {
@@ -53,14 +55,20 @@ export class ParkedContainers {
     return [...this.#shelves.values()].reduce((sum, { ready }) => sum + ready.length, 0);
   }
 
+  /** One that waits. */
+  get some(): Sandbox | undefined {
+    for (const { ready } of this.#shelves.values()) if (ready[0]) return ready[0].sandbox;
+    return undefined;
+  }
+
   /** A class that is not among them is to have none. */
   setTargets(wishes: readonly ParkedWish[]): void {
-    for (const shelf of this.#shelves.values()) shelf.count = 0;
-    for (const { trust, count } of wishes) {
+    for (const shelf of this.#shelves.values()) Object.assign(shelf, { count: 0, reserved: 0 });
+    for (const { trust, count, reserved } of wishes) {
       const key = trustKey(trust);
       const shelf = this.#shelves.get(key);
-      if (shelf !== undefined) shelf.count = count;
-      else this.#shelves.set(key, { trust, count, ready: [], renewals: 0 });
+      if (shelf !== undefined) Object.assign(shelf, { count, reserved });
+      else this.#shelves.set(key, { trust, count, reserved, ready: [], renewals: 0 });
     }
     for (const [key, { ready, count }] of this.#shelves) {
       for (const { sandbox } of ready.splice(count)) void sandbox.destroy();
@@ -75,11 +83,15 @@ export class ParkedContainers {
     this.#scheduleRefill();
   }
 
-  /** The oldest one of that class that lives, now the caller's. */
-  take(trust: TrustClass): ParkedContainer | undefined {
-    const ready = this.#shelves.get(trustKey(trust))?.ready ?? [];
-    let taken = ready.shift();
-    while (taken !== undefined && !taken.sandbox.alive) taken = ready.shift();
+  /** The oldest one of its class that lives and that no other function has asked for. */
+  take(fn: TrustClass & { parked: number }): ParkedContainer | undefined {
+    const { ready, reserved } = this.#shelves.get(trustKey(fn)) ?? { ready: [], reserved: 0 };
+    const leaving = Math.max(reserved - fn.parked, 0);
+    let taken: ParkedContainer | undefined;
+    while (ready.length > leaving && taken === undefined) {
+      taken = ready.shift();
+      if (taken?.sandbox.alive === false) taken = undefined;
+    }
     this.#scheduleRefill();
     return taken;
   }
@@ -93,7 +105,7 @@ export class ParkedContainers {
     this.#scheduleRefill();
   }
 
-  /** While calls wait for a start, nothing is made ahead. */
+  /** While calls wait for a start, nothing is made ahead but what is reserved. */
   hold(held: boolean): void {
     this.#held = held;
     if (!held) this.#scheduleRefill();
@@ -113,17 +125,20 @@ export class ParkedContainers {
   }
 
   #shortShelf(): [key: string, shelf: Shelf] | undefined {
-    for (const entry of this.#shelves) if (entry[1].ready.length < entry[1].count) return entry;
+    for (const entry of this.#shelves) {
+      const [, { ready, count, reserved }] = entry;
+      if (ready.length < (this.#held ? Math.min(count, reserved) : count)) return entry;
+    }
     return undefined;
   }
 
   #scheduleRefill(delayMs = 1000 / this.#refillsPerSecond): void {
     if (this.#timer !== undefined || this.#refilling !== undefined) return;
-    if (this.#closed || this.#held || this.#refillsPerSecond === 0) return;
+    if (this.#closed || this.#refillsPerSecond === 0) return;
     if (this.#shortShelf() === undefined) return;
     this.#timer = setTimeout(() => {
       this.#timer = undefined;
-      if (this.#held) return;
+      if (this.#shortShelf() === undefined) return;
       this.#refilling = this.#makeOne().then((made) => {
         this.#refilling = undefined;
         this.#scheduleRefill(made ? undefined : retryMs);

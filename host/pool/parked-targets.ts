@@ -15,6 +15,8 @@ interface Demand extends TrustClass {
   target: ParkedTarget;
   /** What there is without any demand. */
   least: number;
+  /** Of that, what functions have asked for. */
+  reserved: number;
 }
 
 export class ParkedTargets {
@@ -30,25 +32,30 @@ export class ParkedTargets {
     this.#demandOf(trust).target.started(nowMs);
   }
 
-  /** The default class comes first, and what is forgotten of others is that they were needed. */
-  wishes(functions: Iterable<PoolFunction>, nowMs: number): ParkedWish[] {
+  /** `roomFor` so many in all. The default class comes first, and what is forgotten of others is that they were needed. */
+  wishes(functions: Iterable<PoolFunction>, nowMs: number, roomFor = Infinity): ParkedWish[] {
     const { parked, parkedMax } = this.#limits;
     const keys = new Set([trustKey(defaultTrustClass)]);
-    for (const demand of this.#demands.values()) demand.least = 0;
+    for (const demand of this.#demands.values()) Object.assign(demand, { least: 0, reserved: 0 });
     this.#demandOf(defaultTrustClass).least = parked;
     for (const fn of functions) {
       keys.add(trustKey(fn));
-      this.#demandOf(fn).least += fn.parked;
+      const demand = this.#demandOf(fn);
+      demand.least += fn.parked;
+      demand.reserved += fn.parked;
     }
     for (const key of this.#demands.keys()) if (!keys.has(key)) this.#demands.delete(key);
     const asked = [...this.#demands.values()].reduce((sum, { least }) => sum + least, 0);
     let more = asked === 0 ? 0 : Math.max(parkedMax - asked, 0);
-    return [...this.#demands.values()].map(({ tenant, isolation, target, least }) => {
+    let left = roomFor;
+    return [...this.#demands.values()].map(({ tenant, isolation, target, least, reserved }) => {
       // One that executes is two processes with memory of their own: only as many as are asked for.
       const max = least + (isolation === 'exec' ? 0 : more);
-      const count = target.target(nowMs, { min: least, max });
-      more -= count - least;
-      return { trust: { tenant, isolation }, count };
+      const wanted = target.target(nowMs, { min: least, max });
+      more -= wanted - least;
+      const count = Math.min(wanted, left);
+      left -= count;
+      return { trust: { tenant, isolation }, count, reserved };
     });
   }
 
@@ -57,7 +64,7 @@ export class ParkedTargets {
     let demand = this.#demands.get(key);
     if (demand === undefined) {
       const { tenant, isolation } = trust;
-      demand = { tenant, isolation, target: new ParkedTarget(), least: 0 };
+      demand = { tenant, isolation, target: new ParkedTarget(), least: 0, reserved: 0 };
       this.#demands.set(key, demand);
     }
     return demand;

@@ -3,11 +3,12 @@
  * no room. A call asks here for an instance and gives it back; the cheapest path is taken:
  * hot, then parked, then forked (or booted, where forking does not work).
  */
+import { availableParallelism } from 'node:os';
 import type { StartRecord } from '../base/channels.ts';
 import { nsPerMs } from '../base/clock.ts';
 import { HatchError, messageOf } from '../base/errors.ts';
 import type { MachinePressure } from '../cgroup/pressure.ts';
-import type { SandboxParts } from '../sandbox/sandbox.ts';
+import type { Sandbox, SandboxParts } from '../sandbox/sandbox.ts';
 import {
   FunctionPool,
   type Acquired,
@@ -21,6 +22,7 @@ import { ParkedTargets, type ParkedLimits } from './parked-targets.ts';
 import { respondTo, type PressureResponse } from './policy/pressure.ts';
 import { functionKey, type PoolFunction } from './pool-function.ts';
 import { Room } from './room.ts';
+import { StartQueue } from './start-queue.ts';
 
 export interface PoolLimits extends ParkedLimits {
   /** Of all functions together, as measured. */
@@ -60,8 +62,13 @@ export interface PoolStats {
 
 /** How often keep-alive, memory and what is parked are looked over. */
 const sweepMs = 1000;
-/** Instances that are being started at one time: the kernel makes namespaces one by one anyway. */
-const startingMax = 16;
+/**
+ * More at one time are no faster: the zygote and this process do half of each, one by one. A burst
+ * of 50 took as long with 1 as with 16 on two cores.
+ */
+const startsAtOnceMax = Math.min(Math.max(availableParallelism(), 2), 16);
+const startsAtOnce = { max: startsAtOnceMax, maxQueued: startsAtOnceMax >> 1 };
+const measureContainerMs = 60_000;
 const atEase: PressureResponse = { refillShare: 1, idleShare: 0 };
 
 /** What makes the instances; a test brings its own. */
@@ -69,7 +76,9 @@ export type Starter = Pick<
   InstanceStarter,
   'start' | 'close' | 'refused' | 'missingBytes' | 'zygoteBytes' | 'endUnusedZygotes'
 > & {
-  parked: Pick<InstanceStarter['parked'], 'count' | 'fill' | 'hold' | 'setTargets' | 'setRate'>;
+  parked: Pick<InstanceStarter['parked'], 'count' | 'fill' | 'hold' | 'setTargets' | 'setRate'> & {
+    readonly some: Pick<Sandbox, 'memoryInUse' | 'memoryPaidByHost'> | undefined;
+  };
 };
 
 export class Pool {
@@ -81,9 +90,9 @@ export class Pool {
   readonly #poolOf = new WeakMap<Instance, FunctionPool>();
   readonly #room: Room;
   readonly #parkedTargets: ParkedTargets;
+  #measureContainerAtMs = 0;
   readonly #sweep: NodeJS.Timeout;
-  readonly #startQueue: (() => void)[] = [];
-  #starting = 0;
+  readonly #starts = new StartQueue(startsAtOnce);
   /** Somebody was refused for want of room, and waits for some. */
   #starved = false;
   #closed = false;
@@ -102,9 +111,11 @@ export class Pool {
     this.#sweep.unref();
   }
 
-  /** Resolves when the parked containers are there. */
-  fill(): Promise<void> {
-    return this.#starter.parked.fill();
+  /** Resolves when the parked containers are there, and it is known what one takes. */
+  async fill(): Promise<void> {
+    await this.#starter.parked.fill();
+    await this.#measureContainer();
+    this.#setParkedTargets();
   }
 
   /** An idle instance or a free slot of one, at once; undefined when there is none. */
@@ -146,6 +157,11 @@ export class Pool {
   /** See `InstanceStarter.refused`. */
   refused(callName: string, groups: readonly string[]): number | undefined {
     return this.#starter.refused(callName, groups);
+  }
+
+  /** Of the budget: what instances and parked containers take. */
+  get memoryBytes(): number {
+    return this.#room.usedBytes + this.#room.parkedBytes(this.#starter.parked.count);
   }
 
   stats(): PoolStats {
@@ -201,7 +217,7 @@ export class Pool {
     profile: FunctionProfile,
     cause: StartCause,
   ): Promise<Instance> {
-    await this.#turn();
+    await this.#turn(fn.name);
     try {
       if (this.#closed) throw new HatchError('host.draining', 'The host is stopping');
       // Nobody has to go for the sake of a call that may never come.
@@ -210,6 +226,7 @@ export class Pool {
       const grant = await this.#room.take(profile, { evicts, besidesBytes });
       this.#parkedTargets.started(fn, performance.now());
       try {
+        if (this.#starter.parked.count > this.#room.parkedMax) this.#setParkedTargets();
         const instance = await this.#starter.start(fn);
         const { startNs, endNs } = instance.startRecord;
         profile.measuredStart((endNs - startNs) / nsPerMs);
@@ -226,16 +243,13 @@ export class Pool {
       this.#starved ||= isBusy(error) && cause !== 'expected';
       throw error;
     } finally {
-      this.#starting--;
-      this.#startQueue.shift()?.();
-      this.#starter.parked.hold(this.#starting > 0);
+      this.#starts.done(fn.name);
+      this.#starter.parked.hold(!this.#starts.isEmpty);
     }
   }
 
-  async #turn(): Promise<void> {
-    if (this.#starting >= startingMax)
-      await new Promise<void>((resolve) => this.#startQueue.push(resolve));
-    this.#starting++;
+  async #turn(functionName: string): Promise<void> {
+    await this.#starts.turn(functionName);
     this.#starter.parked.hold(true);
   }
 
@@ -250,6 +264,7 @@ export class Pool {
     this.#starter.endUnusedZygotes([...this.#functions.values()].map(({ fn }) => fn));
     this.#room.reserve(this.#starter.zygoteBytes);
     this.#room.measure();
+    if (nowMs >= this.#measureContainerAtMs) void this.#measureContainer();
     const pressure = this.#options.readPressure();
     const { refillShare, idleShare } = pressure === undefined ? atEase : respondTo(pressure);
     const startsPerSecond = this.#options.refillsPerSecond * refillShare;
@@ -267,6 +282,22 @@ export class Pool {
     this.#setParkedTargets();
     // What was measured may be less than what was charged.
     this.#onRoom();
+  }
+
+  /** One is as large as another, until the zygote they are forked from is replaced. */
+  async #measureContainer(): Promise<void> {
+    const waiting = this.#starter.parked.some;
+    const [instance] = this.#allPools().flatMap((pool) => [...pool.instances]);
+    const one = instance?.sandbox ?? waiting;
+    if (one === undefined) return;
+    this.#measureContainerAtMs = performance.now() + measureContainerMs;
+    try {
+      const paidByHost = await one.memoryPaidByHost();
+      const parked = paidByHost + (waiting ?? one).memoryInUse();
+      this.#room.containerBytes = { paidByHost, parked };
+    } catch {
+      // It was taken away meanwhile: the next one will do.
+    }
   }
 
   #freezeIdle(pool: FunctionPool, nowMs: number): void {
@@ -294,7 +325,9 @@ export class Pool {
 
   #setParkedTargets(): void {
     const functions = [...this.#functions.values()].map(({ fn }) => fn);
-    this.#starter.parked.setTargets(this.#parkedTargets.wishes(functions, performance.now()));
+    const roomFor = this.#room.parkedMax;
+    const wishes = this.#parkedTargets.wishes(functions, performance.now(), roomFor);
+    this.#starter.parked.setTargets(wishes);
   }
 }
 

@@ -15,6 +15,14 @@ export interface RoomOptions {
   pools: () => readonly FunctionPool[];
 }
 
+/** What a container takes; bytes. */
+export interface ContainerBytes {
+  /** While it waits for a function, all of it. */
+  parked: number;
+  /** Of any, what its own group is not charged for. */
+  paidByHost: number;
+}
+
 /** The room of an instance that is being made. */
 export type Grant = { readonly profile: FunctionProfile };
 
@@ -32,6 +40,7 @@ export class Room {
   readonly #policy = new GreedyDual();
   /** In the order of their last measurement. */
   readonly #profiles = new Map<Instance, FunctionProfile>();
+  #containerBytes: ContainerBytes = { parked: 0, paidByHost: 0 };
 
   constructor(options: RoomOptions) {
     this.#options = options;
@@ -46,6 +55,23 @@ export class Room {
     return this.#budget.usedBytes;
   }
 
+  /** Measured anew: from now on what starts is charged so, and the rest when it is measured. */
+  set containerBytes(bytes: ContainerBytes) {
+    this.#containerBytes = bytes;
+  }
+
+  /** Bytes of so many parked containers. */
+  parkedBytes(count: number): number {
+    return count * this.#containerBytes.parked;
+  }
+
+  /** How many containers may be parked in what instances leave: they never take a call's room. */
+  get parkedMax(): number {
+    const { parked } = this.#containerBytes;
+    if (parked === 0) return Infinity;
+    return Math.floor(Math.max(this.#budget.totalBytes - this.usedBytes, 0) / parked);
+  }
+
   /**
    * Resolves when there is room, also for what the start takes besides. Rejects with `host.busy`
    * when there is not, and what is idle is not enough or may not go.
@@ -54,7 +80,7 @@ export class Room {
     profile: FunctionProfile,
     { evicts, besidesBytes }: { evicts: boolean; besidesBytes: number },
   ): Promise<Grant> {
-    const bytes = profile.memoryBytes + besidesBytes;
+    const bytes = this.#bytesOf(profile) + besidesBytes;
     const victims = this.#victimsFor(bytes);
     if (victims === undefined || (!evicts && victims.length > 0)) throw this.#busy(bytes);
     // At once: whoever else wants room must neither choose the same victims nor find theirs free.
@@ -76,7 +102,7 @@ export class Room {
     this.#profiles.set(instance, profile);
     if (profile.memoryKnown) {
       // The kernel takes a tenth of a start to tell: the call that waits goes first.
-      this.#budget.charge(instance, profile.memoryBytes);
+      this.#budget.charge(instance, this.#bytesOf(profile));
       setImmediate(() => this.#profiles.has(instance) && this.#measure(instance, profile));
     } else this.#measure(instance, profile);
     void instance.sandbox.ended.then(() => this.#forget(instance));
@@ -144,7 +170,13 @@ export class Room {
     if (!instance.sandbox.alive) return;
     const bytes = instance.sandbox.memoryInUse();
     profile.measuredMemory(bytes);
-    this.#budget.charge(instance, bytes);
+    this.#budget.charge(instance, bytes + this.#containerBytes.paidByHost);
+  }
+
+  /** What one more instance takes; a function whose limit is the whole budget may have that. */
+  #bytesOf(profile: FunctionProfile): number {
+    const bytes = profile.memoryBytes + this.#containerBytes.paidByHost;
+    return Math.min(bytes, this.#budget.totalBytes);
   }
 
   #forget(instance: Instance): void {

@@ -24,6 +24,7 @@ import type { StorageDriver, WritableRoot } from '../storage/storage-driver.ts';
 import type { Connection } from '../sys/connection.ts';
 import { killByPidFd } from '../sys/fork.ts';
 import { watchReadable, type Watch } from '../sys/libc.ts';
+import { containerMemory } from './container-memory.ts';
 import { FunctionChannel, type CallResult, type Output } from './function-channel.ts';
 import { InitChannel } from './init-channel.ts';
 import { RawOutput } from './raw-output.ts';
@@ -162,9 +163,15 @@ export class Sandbox {
     return this.#cgroup;
   }
 
-  /** Bytes of memory, what it has written included. */
+  /** Bytes of memory that it is charged for, what it has written included. */
   memoryInUse(): number {
     return this.#cgroup.usage().memoryBytes;
+  }
+
+  /** Bytes that it takes besides, and the host is charged for. Rejects when it ends meanwhile. */
+  async memoryPaidByHost(): Promise<number> {
+    const bytes = await containerMemory(this.#cgroup.pids());
+    return Math.max(bytes - this.memoryInUse(), 0);
   }
 
   /** What the function sees and has written; undefined while parked or once ended. */

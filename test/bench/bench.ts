@@ -13,6 +13,7 @@ import { measureDensity } from './density.ts';
 import { measureFrozen } from './frozen.ts';
 import { measureFairness } from './fairness.ts';
 import { writeIntoDocument } from './markdown.ts';
+import { measureInterference } from './interference.ts';
 import { measureMemory } from './memory.ts';
 import { printReport, writeReport, type Measured, type Options } from './report.ts';
 import { measureStart } from './start.ts';
@@ -26,6 +27,7 @@ const scenarios: Record<string, (options: Options) => Promise<Measured>> = {
   frozen: measureFrozen,
   fairness: measureFairness,
   memory: measureMemory,
+  interference: measureInterference,
 };
 const names = [...Object.keys(scenarios), 'all'].join('|');
 const usage = `Usage: npm run bench -- ${names} [--json FILE] [--markdown FILE] [--quick]`;

@@ -19,6 +19,7 @@ import {
   machineAvailableMB,
   memoryOf,
 } from './instance-costs.ts';
+import { startBeside } from './neighbours.ts';
 import { serve } from './worker.ts';
 
 export interface DensityResult {
@@ -31,10 +32,13 @@ export interface DensityResult {
 
 const hello = join(import.meta.dirname, '../../functions/hello');
 const acquireTimeoutMs = 30_000;
+/** By then it has as many processes as it may. */
+const bombReadyMs = 300;
 
 let opened:
   | (OpenedEngine & { fn: PoolFunction; stateDirectory: string; parked: number })
   | undefined;
+let bombFn: PoolFunction | undefined;
 
 const handlers = {
   /** Directories of the base image's layers, bottom first. */
@@ -134,6 +138,46 @@ const handlers = {
     }
     return { hotMs, thawedMs };
   },
+
+  async startBeside(options: {
+    count: number;
+    burst: number;
+  }): Promise<Awaited<ReturnType<typeof startBeside>>> {
+    const { engine, fn } = theOpened();
+    return await startBeside(engine.pool, fn, options);
+  },
+
+  /** Calls of a hot instance, alone and then while another function forks what it can. */
+  async callBesideBomb(options: {
+    count: number;
+    bomb: string;
+  }): Promise<{ quietMs: number[]; noisyMs: number[] }> {
+    const { engine, fn, stateDirectory } = theOpened();
+    bombFn ??= await loadFunction(engine, options.bomb, stateDirectory);
+    const acquire = (one: PoolFunction) =>
+      engine.pool.acquire(one, { timeoutMs: acquireTimeoutMs });
+    const hot = await acquire(fn);
+    const bomb = await acquire(bombFn);
+    const calls = async () => {
+      const samples: number[] = [];
+      for (let call = 0; call < options.count; call++) {
+        await sleep(1);
+        samples.push(await callOnce(hot.instance));
+      }
+      return samples;
+    };
+    await calls();
+    const quietMs = await calls();
+    const forking = callOnce(bomb.instance, { forMs: 900_000 });
+    await sleep(bombReadyMs);
+    const noisyMs = await calls();
+    await Promise.allSettled([
+      hot.instance.sandbox.destroy(),
+      bomb.instance.sandbox.destroy(),
+      forking,
+    ]);
+    return { quietMs, noisyMs };
+  },
 };
 
 export type EngineHandlers = typeof handlers;
@@ -152,14 +196,14 @@ async function startOne(path: StartPath): Promise<number> {
   return tookMs;
 }
 
-async function callOnce(instance: Instance): Promise<number> {
+async function callOnce(instance: Instance, event: unknown = { name: 'bench' }): Promise<number> {
   const began = performance.now();
   await instance.call({
     requestId: 'bench',
     subject: 'hatch.fn.hello',
     attempt: 1,
     timeoutMs: acquireTimeoutMs,
-    payload: Buffer.from('{"name":"bench"}'),
+    payload: Buffer.from(JSON.stringify(event)),
   });
   return performance.now() - began;
 }

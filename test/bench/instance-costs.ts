@@ -59,14 +59,18 @@ export async function memoryOf(
   opened: OpenedEngine,
   fn: PoolFunction,
   { count, idleMs }: { count: number; idleMs: number },
-): Promise<{ instances: InstanceMemory[]; kernelMB: number }> {
+): Promise<{ instances: InstanceMemory[]; kernelMB: number; budgetedBytes: number }> {
   const before = kernelMemoryMB();
   const instances: Instance[] = [];
   for (let number = 0; number < count; number++) instances.push(await start(opened.engine, fn));
   // V8 tidies up some seconds after the last work, and by that makes shared pages its own.
   await sleep(idleMs);
   const kernelMB = (kernelMemoryMB() - before) / count;
-  return { instances: instances.map(({ id }) => memoryOfInstance(opened, id)), kernelMB };
+  return {
+    instances: instances.map(({ id }) => memoryOfInstance(opened, id)),
+    kernelMB,
+    budgetedBytes: opened.engine.pool.memoryBytes,
+  };
 }
 
 /** Page tables are told by process; what is left can hardly be given to anybody else. */

@@ -8,7 +8,8 @@ import { Scratch } from './scratch.ts';
 
 export async function measureMemory({ quick, progress }: Options): Promise<Measured> {
   const count = quick ? 20 : 200;
-  const idleMs = quick ? 0 : 12_000;
+  // The pool measures its instances once a second, some at a time.
+  const idleMs = quick ? 2500 : 12_000;
   using scratch = new Scratch();
   await using opened = new AsyncDisposableStack();
   progress('Opening an engine');
@@ -20,7 +21,7 @@ export async function measureMemory({ quick, progress }: Options): Promise<Measu
     opened,
   });
   progress(`Starting ${count} instances and leaving them idle`);
-  const { instances, kernelMB } = await worker.ask('memory', { count, idleMs });
+  const { instances, kernelMB, budgetedBytes } = await worker.ask('memory', { count, idleMs });
   const row = (name: string, field: keyof (typeof instances)[number], note: string) =>
     rowOf(
       name,
@@ -29,6 +30,7 @@ export async function measureMemory({ quick, progress }: Options): Promise<Measu
       { note },
     );
   const total = mean(instances.map((one) => one.privateMB + one.pageTablesMB)) + kernelMB;
+  const budgeted = budgetedBytes / 1e6 / count;
   const charged = mean(instances.map((one) => one.chargedMB));
   return {
     rows: [
@@ -40,8 +42,12 @@ export async function measureMemory({ quick, progress }: Options): Promise<Measu
       }),
       row('charged', 'chargedMB', 'of all that but what is shared: counted against its limit'),
       rowOf('paid-by-host', 'MB', [total - charged], { note: 'the rest of it; a mean' }),
+      rowOf('budgeted', 'MB', [budgeted], { note: 'what the memory budget counts; a mean' }),
     ],
-    ratios: { 'charged/total': Number((charged / total).toPrecision(4)) },
+    ratios: {
+      'charged/total': Number((charged / total).toPrecision(4)),
+      'budgeted/total': Number((budgeted / total).toPrecision(4)),
+    },
     budgets: [],
   };
 }

@@ -5,12 +5,13 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
+import type { Row } from '../bench/report.ts';
 import { assertNothingLeft, takeInventory } from '../support/leak-check.ts';
 
 interface Report {
   scenario: string;
   machine: Record<string, unknown>;
-  rows: { name: string; unit: string; p50: number; p95: number; p99: number; n: number }[];
+  rows: Row[];
   ratios: Record<string, number>;
 }
 
@@ -47,11 +48,31 @@ const expected: Record<string, { rows: Record<string, string>; ratios: string[] 
   fairness: { rows: { 'max-share-error': 'points', 'quota-error': 'points' }, ratios: [] },
   memory: {
     rows: Object.fromEntries(
-      'private shared page-tables kernel charged paid-by-host'
+      'private shared page-tables kernel charged paid-by-host budgeted'
         .split(' ')
         .map((name) => [name, 'MB']),
     ),
-    ratios: ['charged/total'],
+    ratios: ['charged/total', 'budgeted/total'],
+  },
+  interference: {
+    rows: Object.fromEntries(
+      'quiet noisy burst quiet-call bombed-call'.split(' ').map((name) => [name, 'ms']),
+    ),
+    ratios: ['noisy-p95/quiet-p95', 'bombed-call-p95/quiet-call-p95'],
+  },
+};
+
+/** Ratios that hold in a run of few samples too. */
+const checks: Record<string, (report: Report) => void> = {
+  memory({ ratios }) {
+    const share = ratios['budgeted/total'] ?? NaN;
+    assert.ok(share > 0.8 && share < 1.5, `the budget counts ${share} of what instances take`);
+  },
+  interference({ rows }) {
+    const [quiet, noisy] = ['quiet', 'noisy'].map((name) => rows.find((row) => row.name === name));
+    assert.equal(noisy?.['parked'], noisy?.n, 'what was parked for B was given to A');
+    const slower = (noisy?.p50 ?? NaN) / (quiet?.p50 ?? NaN);
+    assert.ok(slower < 4, `a start of B takes ${slower} times as long while A bursts`);
   },
 };
 
@@ -69,6 +90,7 @@ for (const [scenario, { rows, ratios }] of Object.entries(expected))
       assert.ok(row.n > 0, `"${name}" was not measured`);
       assert.ok(row.p50 > 0 && row.p50 <= row.p95 && row.p95 <= row.p99, JSON.stringify(row));
     }
+    checks[scenario]?.(report);
     for (const name of ratios) assert.ok((report.ratios[name] ?? 0) > 0, `no ratio "${name}"`);
   });
 
@@ -77,7 +99,7 @@ test('an unknown scenario is refused with the usage', () => {
   assert.equal(status, 2);
   assert.match(
     stderr,
-    /Usage: npm run bench -- start\|call\|density\|burst\|frozen\|fairness\|memory\|all/,
+    /Usage: npm run bench -- start\|call\|density\|burst\|frozen\|fairness\|memory\|interference\|all/,
   );
 });
 

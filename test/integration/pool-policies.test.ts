@@ -66,6 +66,24 @@ test('a fixed keep-alive ends an idle instance', async () => {
   assert.notEqual((await host().call('brief', { ms: 1 })).start, 'hot');
 });
 
+test('what is parked for a function is there for it while another starts in bursts', async () => {
+  const handler = 'export const handler = () => 1;';
+  const never = { reuse: 'never', instancesMax: 40 };
+  await host().deploy({ manifest: { ...never, name: 'hasty' }, 'handler.ts': handler });
+  const asking = { ...never, name: 'asking', parked: 1 };
+  await host().deploy({ manifest: asking, 'handler.ts': handler });
+  // What the deploys have started serves the first call of each.
+  for (const name of ['hasty', 'asking']) await host().call(name, {});
+  for (let round = 0; round < 3; round++) {
+    await until('parked ones are back', async () => (await host().status()).parked > parked);
+    const burst = Array.from({ length: 20 }, () => host().call('hasty', {}));
+    await sleep(10);
+    const { start, error } = await host().call('asking', {});
+    assert.deepEqual([start, error], ['parked', undefined]);
+    for (const reply of await Promise.all(burst)) assert.equal(reply.error, undefined);
+  }
+});
+
 test('more containers are parked when functions start often, within the limit', async () => {
   const manifest = { name: 'single', reuse: 'never' };
   const handler = 'export const handler = () => 1;';

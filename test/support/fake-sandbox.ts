@@ -20,6 +20,7 @@ export class FakeSandbox implements InstanceSandbox {
   callsAtOnce = 0;
   served = 0;
   memoryBytes = 2 ** 20;
+  hostBytes = 0;
   frozen = false;
   /** How often freezing it was tried, and why that fails. */
   freezes = 0;
@@ -42,6 +43,10 @@ export class FakeSandbox implements InstanceSandbox {
 
   memoryInUse(): number {
     return this.memoryBytes;
+  }
+
+  async memoryPaidByHost(): Promise<number> {
+    return this.hostBytes;
   }
 
   get running(): number {

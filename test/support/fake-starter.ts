@@ -26,6 +26,7 @@ export class FakeStarter implements Starter {
 
   readonly parked = {
     count: 0,
+    some: undefined as { memoryInUse(): number; memoryPaidByHost(): Promise<number> } | undefined,
     fill: async () => undefined,
     hold: () => undefined,
     setTargets: (wishes: readonly ParkedWish[]) => {

@@ -35,7 +35,9 @@ export class AdaptiveKeepAlive {
   #fromHistogram(): KeepAliveWindow | undefined {
     if (!this.#histogram.isTelling) return undefined;
     const { headMs, tailMs } = this.#histogram.range({ head: 0.05, tail: 0.99 });
-    const fromMs = worthEnding(headMs * (1 - histogramMargin));
+    // Of the longest window too, a part has to be left for what comes after the head.
+    const marginMs = Math.min(headMs * histogramMargin, windowMsMax / 4);
+    const fromMs = worthEnding(headMs - marginMs);
     return { fromMs, untilMs: Math.min(tailMs * (1 + histogramMargin), fromMs + windowMsMax) };
   }
 

@@ -28,7 +28,7 @@ async function pass(ms: number): Promise<void> {
 test('refills keep to their rate, and a rate of 0 ends them until there is another', async () => {
   const { parked, tries } = open(10);
   parked.setRate(0);
-  parked.setTargets([{ trust: defaultTrustClass, count: 1 }]);
+  parked.setTargets([{ trust: defaultTrustClass, count: 1, reserved: 0 }]);
   await pass(5000);
   assert.equal(tries(), 0);
   parked.setRate(2);
@@ -42,7 +42,7 @@ test('refills keep to their rate, and a rate of 0 ends them until there is anoth
 test('while calls wait for a start nothing is made ahead', async () => {
   const { parked, tries } = open(10);
   parked.hold(true);
-  parked.setTargets([{ trust: defaultTrustClass, count: 1 }]);
+  parked.setTargets([{ trust: defaultTrustClass, count: 1, reserved: 0 }]);
   await pass(5000);
   assert.equal(tries(), 0);
   parked.hold(false);
@@ -64,8 +64,8 @@ test('shelves are filled in turn: what cannot be made keeps nobody waiting', asy
     onError: () => undefined,
   });
   parked.setTargets([
-    { trust: defaultTrustClass, count: 3 },
-    { trust: other, count: 1 },
+    { trust: defaultTrustClass, count: 3, reserved: 0 },
+    { trust: other, count: 1, reserved: 0 },
   ]);
   for (let second = 0; second < 4; second++) await pass(1000);
   assert.deepEqual(made, ['default', 'other', 'default', 'other']);
@@ -83,15 +83,44 @@ test('what is parked for one class is given to no other, and renewed on request'
     refillsPerSecond: 1,
     onError: () => undefined,
   });
-  parked.setTargets([{ trust: other, count: 1 }]);
+  parked.setTargets([{ trust: other, count: 1, reserved: 0 }]);
   await parked.fill();
-  assert.equal(parked.take(defaultTrustClass), undefined);
-  assert.equal(parked.take({ ...other, isolation: 'exec' }), undefined);
+  assert.equal(parked.take({ ...defaultTrustClass, parked: 0 }), undefined);
+  assert.equal(parked.take({ ...other, isolation: 'exec', parked: 0 }), undefined);
   assert.equal(parked.count, 1);
   parked.renew(trustKey(other));
   assert.equal(sandboxes[0]?.alive, false);
   await pass(1000);
-  assert.equal(parked.take(other)?.sandbox.id, 's1');
+  assert.equal(parked.take({ ...other, parked: 0 })?.sandbox.id, 's1');
   parked.setTargets([]);
+  await parked.close();
+});
+
+test('what functions have asked for is made also while calls wait', async () => {
+  const { parked, tries } = open(10);
+  parked.hold(true);
+  parked.setTargets([{ trust: defaultTrustClass, count: 5, reserved: 1 }]);
+  await pass(100);
+  assert.equal(tries(), 1);
+  await parked.close();
+});
+
+test('what one function has asked for is not given to another', async () => {
+  let made = 0;
+  const parked = new ParkedContainers({
+    make: () => {
+      const sandbox = new FakeSandbox(`s${made++}`);
+      return Promise.resolve({ sandbox: sandbox as unknown as Sandbox, path: 'parked' });
+    },
+    refillsPerSecond: 1,
+    onError: () => undefined,
+  });
+  parked.setTargets([{ trust: defaultTrustClass, count: 3, reserved: 2 }]);
+  await parked.fill();
+  const [asking, hasty] = [2, 0].map((count) => ({ ...defaultTrustClass, parked: count }));
+  assert.ok(asking !== undefined && hasty !== undefined);
+  assert.equal(parked.take(hasty)?.sandbox.id, 's0');
+  assert.equal(parked.take(hasty), undefined);
+  assert.equal(parked.take(asking)?.sandbox.id, 's1');
   await parked.close();
 });

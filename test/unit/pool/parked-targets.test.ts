@@ -31,3 +31,12 @@ test('without any to keep there are none, however often something starts', () =>
   for (let count = 0; count < 1000; count++) targets.started(ours, 0);
   assert.deepEqual(countsOf(targets, [ours]), { 'fork/default': 0 });
 });
+
+test('there are no more than there is room for; what functions have asked for is said', () => {
+  const targets = new ParkedTargets({ parked: 4, parkedMax: 64 });
+  const told = targets.wishes([ours, theirs], 0, 5).map(({ count, reserved }) => [count, reserved]);
+  assert.deepEqual(told, [
+    [4, 0],
+    [1, 2],
+  ]);
+});

@@ -53,6 +53,48 @@ test('an instance is charged what it takes, and its limit as long as nobody know
   assert.equal(starter.alive.length, 10);
 });
 
+/** Of a container that waits, its group is charged 1 MiB; the host pays 4 more for any. */
+const waiting = {
+  memoryInUse: () => MiB,
+  memoryPaidByHost: () => Promise.resolve(4 * MiB),
+};
+
+test('what the host pays for an instance counts too', async () => {
+  const { pool, starter } = open({ memoryBytesMax: 100 * MiB, parked: 0 });
+  sizes(starter, { small: 6 });
+  starter.parked.some = waiting;
+  await pool.fill();
+  const small = poolFunction('small', { memoryMb: 6, instancesMax: 100 });
+  for (let count = 0; count < 10; count++) await hold(pool, small);
+  assert.equal(pool.memoryBytes, 100 * MiB);
+  const refused = pool.acquire(small, { timeoutMs: 500 });
+  const rejected = assert.rejects(refused, { code: 'host.busy' });
+  await pass(1000);
+  await rejected;
+});
+
+test('parked containers count, and give way to instances', async () => {
+  const { pool, starter } = open({ memoryBytesMax: 100 * MiB, parked: 8 });
+  sizes(starter, { large: 80 });
+  starter.parked.some = waiting;
+  await pool.fill();
+  starter.parked.count = starter.parkedTarget;
+  assert.deepEqual([starter.parkedTarget, pool.memoryBytes], [8, 40 * MiB]);
+  const held = await hold(pool, poolFunction('large', { memoryMb: 80 }));
+  assert.equal(starter.parkedTarget, 3, 'as many as fit beside 84 MiB, at once');
+  await held.instance.sandbox.destroy();
+  pool.release(held);
+  await pass(1000);
+  assert.equal(starter.parkedTarget, 8);
+});
+
+test('a function whose limit is the whole budget gets it', async () => {
+  const { pool, starter } = open({ memoryBytesMax: 100 * MiB });
+  starter.parked.some = waiting;
+  await pool.fill();
+  await hold(pool, poolFunction('whole', { memoryMb: 100 }));
+});
+
 test('for want of memory the idle instance goes that is called least for its size', async () => {
   const { pool, starter } = open({ memoryBytesMax: 100 * MiB });
   sizes(starter, { often: 30, seldom: 30, large: 35 });

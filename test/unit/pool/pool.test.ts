@@ -72,6 +72,16 @@ test('starts at one time are limited', async () => {
   assert.equal(starter.alive.length, 60);
 });
 
+test('a function that starts many delays another by those under way only', async () => {
+  const { pool, starter } = open({ instancesMax: 100 });
+  const many = poolFunction('many', { instancesMax: 100 });
+  const burst = Array.from({ length: 60 }, () => pool.acquire(many, wait));
+  await pool.acquire(poolFunction('other'), wait);
+  const before = starter.started.findIndex(({ fn }) => fn.name === 'other');
+  assert.ok(before >= 0 && before <= 16, `${before} of the others were first`);
+  await Promise.all(burst);
+});
+
 test('a version that is retired while it is called ends after its last call', async () => {
   const { pool, starter } = open();
   const fn = poolFunction('a');

@@ -50,7 +50,7 @@ test('a window is never longer than 20 minutes, whatever happened', () => {
 
 test('after regular idle times the next call finds an instance', () => {
   fc.assert(
-    fc.property(fc.double({ min: 0, max: 2000, noNaN: true }), fc.nat(40), (period, count) => {
+    fc.property(fc.nat(2000), fc.nat(40), (period, count) => {
       const { fromMs, untilMs } = windowAfter(Array(count + 2).fill(period));
       assert.ok(fromMs <= period && period < untilMs);
     }),
