@@ -78,6 +78,42 @@ test('whatever limits are asked for: refused by name, or taken by every kernel',
   assert.ok(accepted > 20, `${accepted} of 2000 were accepted`);
 });
 
+test('each limit refuses what is negative, too little or absurd, by its name', () => {
+  const least = {
+    memoryMb: 16,
+    memoryHighMb: 16,
+    cpu: 0.01,
+    cpuBurst: 0,
+    cpuWeight: 1,
+    pidsMax: 8,
+    timeoutMs: 1,
+    graceMs: 0,
+    concurrency: 1,
+    instancesMax: 1,
+    parked: 0,
+    keepAliveMs: 0,
+    freezeIdleAfterMs: 0,
+    'io.readBytesPerSecond': 65_536,
+    'io.writeBytesPerSecond': 65_536,
+    'io.readOpsPerSecond': 1,
+    'io.writeOpsPerSecond': 1,
+  };
+  for (const [path, minimum] of Object.entries(least)) {
+    const [field = '', inner] = path.split('.');
+    const manifest = (value: unknown) => ({
+      ...smallest,
+      [field]: inner === undefined ? value : { [inner]: value },
+    });
+    for (const value of [-1, minimum - 0.005, 1e15, Infinity, NaN, '64', null, [1]])
+      assert.deepEqual(
+        pathsOf(() => accept(manifest(value))),
+        [path],
+        `${path}: ${String(value)}`,
+      );
+    accept(manifest(minimum));
+  }
+});
+
 test('limits that contradict each other are refused by the name of the dependent one', () => {
   for (const [path, change] of [
     ['memoryHighMb', { memoryMb: 128, memoryHighMb: 128 }],
