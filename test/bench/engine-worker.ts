@@ -139,6 +139,28 @@ const handlers = {
     return { hotMs, thawedMs };
   },
 
+  /** Calls at a steady beat; `between`: how many instances there were half-way to the next. */
+  async beat(options: {
+    calls: number;
+    periodMs: number;
+    keepAlive: PoolFunction['keepAlive'];
+  }): Promise<{ starts: StartPath[]; between: number[] }> {
+    const { engine, fn } = theOpened();
+    const called = { ...fn, name: 'beat', keepAlive: options.keepAlive };
+    const starts: StartPath[] = [];
+    const between: number[] = [];
+    for (let call = 0; call < options.calls; call++) {
+      const acquired = await engine.pool.acquire(called, { timeoutMs: acquireTimeoutMs });
+      await callOnce(acquired.instance);
+      engine.pool.release(acquired);
+      starts.push(acquired.start);
+      await sleep(options.periodMs / 2);
+      between.push(engine.pool.stats().instances.length);
+      await sleep(options.periodMs / 2);
+    }
+    return { starts, between };
+  },
+
   async startBeside(options: {
     count: number;
     burst: number;

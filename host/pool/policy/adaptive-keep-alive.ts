@@ -17,10 +17,17 @@ export class AdaptiveKeepAlive {
   readonly #histogram = new IdleHistogram();
   #lastMs: number | undefined;
   #lastButOneMs: number | undefined;
-  #window: KeepAliveWindow | undefined = fallback;
+  #window: KeepAliveWindow | undefined;
+  readonly #scale: number;
+
+  /** All times of the policy are in minutes; a test may have shorter ones. */
+  constructor({ minuteMs = 60_000 } = {}) {
+    this.#scale = 60_000 / minuteMs;
+  }
 
   /** A call has come after this time without one. */
-  observe(idleMs: number): void {
+  observe(afterMs: number): void {
+    const idleMs = afterMs * this.#scale;
     this.#histogram.record(idleMs);
     this.#lastButOneMs = this.#lastMs;
     this.#lastMs = idleMs;
@@ -28,8 +35,12 @@ export class AdaptiveKeepAlive {
   }
 
   get window(): KeepAliveWindow {
-    this.#window ??= this.#fromHistogram() ?? this.#fromPeriod() ?? fallback;
-    return this.#window;
+    return (this.#window ??= this.#decide());
+  }
+
+  #decide(): KeepAliveWindow {
+    const { fromMs, untilMs } = this.#fromHistogram() ?? this.#fromPeriod() ?? fallback;
+    return { fromMs: fromMs / this.#scale, untilMs: untilMs / this.#scale };
   }
 
   #fromHistogram(): KeepAliveWindow | undefined {

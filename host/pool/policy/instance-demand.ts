@@ -7,7 +7,7 @@ import { AdaptiveKeepAlive, type KeepAliveWindow } from './adaptive-keep-alive.t
 
 export type KeepAlivePolicy =
   | { readonly policy: 'fixed'; readonly keepMs: number }
-  | { readonly policy: 'adaptive' };
+  | { readonly policy: 'adaptive'; readonly minuteMs?: number };
 
 /** What the n-th instance has been used for; see GreedyDual. */
 export interface InstanceUse {
@@ -26,12 +26,14 @@ interface Level {
 }
 
 export class InstanceDemand {
+  readonly #keepAlive: KeepAlivePolicy;
   readonly #fixed: KeepAliveWindow | undefined;
   /** The n-th instance at n - 1. */
   readonly #levels: Level[] = [];
   #busy = 0;
 
   constructor(keepAlive: KeepAlivePolicy) {
+    this.#keepAlive = keepAlive;
     if (keepAlive.policy === 'fixed') this.#fixed = { fromMs: 0, untilMs: keepAlive.keepMs };
   }
 
@@ -109,7 +111,8 @@ export class InstanceDemand {
   }
 
   #newLevel(): Level {
-    const keepAlive = this.#fixed === undefined ? new AdaptiveKeepAlive() : undefined;
+    const policy = this.#keepAlive;
+    const keepAlive = policy.policy === 'adaptive' ? new AdaptiveKeepAlive(policy) : undefined;
     return { use: { count: 0, clock: 0 }, freeSinceMs: undefined, expected: false, keepAlive };
   }
 }
