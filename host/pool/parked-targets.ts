@@ -32,7 +32,10 @@ export class ParkedTargets {
     this.#demandOf(trust).target.started(nowMs);
   }
 
-  /** `roomFor` so many in all. The default class comes first, and what is forgotten of others is that they were needed. */
+  /**
+   * `roomFor` so many in all. The default class comes first, and what is forgotten of others is
+   * that they were needed.
+   */
   wishes(functions: Iterable<PoolFunction>, nowMs: number, roomFor = Infinity): ParkedWish[] {
     const { parked, parkedMax } = this.#limits;
     const keys = new Set([trustKey(defaultTrustClass)]);
