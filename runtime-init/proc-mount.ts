@@ -12,7 +12,8 @@ export const procAttributes = noSuid | noDev | noExec | readOnly;
 const emptyFile = '/sys/masked/file';
 const emptyDirectory = '/sys/masked/directory';
 
-const candidates = [
+/** Below /proc; a kernel has some of them. */
+export const maskedNames = [
   // Interfaces to hardware and its drivers.
   'acpi',
   'asound',
@@ -67,7 +68,7 @@ export function mountProc(): number {
 
 /** Covers what is to be hidden in /proc of the own mount namespace. */
 export function coverProc(): void {
-  masks ??= candidates.flatMap(maskOf);
+  masks ??= maskedNames.flatMap(maskOf);
   for (const { path, source } of masks) {
     const mountFd = cloneMount({ path: source, recursive: false });
     attachMount(mountFd, path);

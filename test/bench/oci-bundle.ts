@@ -3,6 +3,7 @@ import { openFilesMax } from '../../host/engine.ts';
 import { nodeProfile } from '../../host/security/profile-node.ts';
 import type { ArgumentRule } from '../../host/security/profile.ts';
 import { oomScore } from '../../host/sys/oom-score.ts';
+import { maskedNames } from '../../runtime-init/proc-mount.ts';
 
 export interface Limits {
   memoryBytes: number;
@@ -52,6 +53,8 @@ export function ociConfig(options: {
       namespaces: ['pid', 'network', 'ipc', 'uts', 'mount', 'cgroup', 'user'].map((type) => ({
         type,
       })),
+      maskedPaths: maskedNames.map((name) => `/proc/${name}`),
+      readonlyPaths: ['/proc/bus', '/proc/fs', '/proc/sys'],
       seccomp: seccompOf(),
     },
   };
