@@ -4,15 +4,24 @@
  * Looking for copy-ups reads a directory, so it waits until the instance has been quiet for a
  * moment. When the next call comes sooner, the earlier record goes out without copy-ups and the
  * look after the later call finds those of both: calls without a gap share one account.
+ *
+ * Records go out together, every few milliseconds: what listens to them takes as long as the rest
+ * of the host's part in a short call, and would do so while an instance or a caller waits for the
+ * processor that the host has.
  */
 import { channels } from '../base/channels.ts';
 import { nowNs, nsPerMs } from '../base/clock.ts';
 import type { CallRecord, CopyUp } from '../base/channels.ts';
 import type { Instance } from './instance-pool.ts';
 
+/** So many are published at once, whatever the time. */
+const togetherMax = 256;
+
 export class CallRecorder {
   /** Ended calls whose instance was not looked at yet; in order of their end. */
   readonly #unlooked = new Map<Instance, CallRecord>();
+  /** Ended calls that need no look, to be published. */
+  #complete: CallRecord[] = [];
   #timer: NodeJS.Timeout | undefined;
   #looking: Promise<void> | undefined;
   readonly #delayMs: number;
@@ -21,13 +30,14 @@ export class CallRecorder {
     this.#delayMs = options.delayMs;
   }
 
-  /** A call begins on this instance: the record of the one before it waits no longer. */
+  /** A call begins on this instance: the one before it leaves its account to this one. */
   begin(instance: Instance): void {
     if (this.#unlooked.size === 0) return;
     const record = this.#unlooked.get(instance);
     if (record === undefined) return;
     this.#unlooked.delete(instance);
-    channels.callEnd.publish(record);
+    this.#complete.push(record);
+    if (this.#complete.length >= togetherMax) this.#publishComplete();
   }
 
   /** A call ended on this instance, which lives on. */
@@ -49,14 +59,22 @@ export class CallRecorder {
     await this.#looking;
     clearTimeout(this.#timer);
     this.#timer = undefined;
+    this.#publishComplete();
     await this.#lookAtAll(Infinity);
   }
 
+  #publishComplete(): void {
+    const records = this.#complete;
+    this.#complete = [];
+    for (const record of records) channels.callEnd.publish(record);
+  }
+
   #lookAtQuiet(): void {
+    this.#publishComplete();
     const quietSinceNs = nowNs() - this.#delayMs * nsPerMs;
     this.#looking = this.#lookAtAll(quietSinceNs).finally(() => {
       this.#timer = undefined;
-      if (this.#unlooked.size > 0) {
+      if (this.#unlooked.size + this.#complete.length > 0) {
         this.#timer = setTimeout(() => this.#lookAtQuiet(), this.#delayMs);
       }
     });
