@@ -4,6 +4,7 @@
  * hold no other namespace, no group, no root and no user; what they are to become is made when the
  * host orders it. Namespaces are pooled, and a pid namespace lives by its processes.
  */
+import { closeSync } from 'node:fs';
 import { messageOf } from '../host/base/errors.ts';
 import type { FdRole, ZygoteSetup } from '../host/protocol/zygote.ts';
 import { adoptEventLoop, exitNow, fork, openPidFd, renewRandomness } from '../host/sys/fork.ts';
@@ -19,11 +20,18 @@ import {
   restoreSignal,
   setResourceLimit,
   setUmask,
+  waitForBell,
   waitReadable,
 } from '../host/sys/process.ts';
 import { socketPair } from '../host/sys/socket.ts';
 import { buildContainer } from './container.ts';
-import { fdFor, receiveOrder, type BlankProcess, type ContainerStart } from './container-start.ts';
+import {
+  fdFor,
+  hearOther,
+  receiveOrder,
+  type BlankProcess,
+  type ContainerStart,
+} from './container-start.ts';
 import { closeInherited, type LibuvFds } from './inherited-fds.ts';
 import { runInit } from './init.ts';
 import { makeMounts, type Mounts } from './park.ts';
@@ -31,6 +39,7 @@ import { openNamespaceLimits } from './privileges.ts';
 import { mountProc } from './proc-mount.ts';
 import { rehearseInBlank } from './rehearse-start.ts';
 import { FunctionServer } from './serve.ts';
+import { stopOptimising } from './optimising.ts';
 
 const SIGCHLD = 17;
 const SIGSEGV = 11;
@@ -40,7 +49,7 @@ export interface BlankOptions {
   pidNamespace: number;
   setup: ZygoteSetup;
   libuv: LibuvFds;
-  /** `control`, `invoke` and `stdout`; they stay the caller's. */
+  /** `control`, `invoke`, `bell` and `stdout`; they stay the caller's. */
   fds: Map<FdRole, number[]>;
 }
 
@@ -63,13 +72,14 @@ export function forkBlank(options: BlankOptions): { pid: number; pidFd: number }
 function becomePair({ setup, libuv, fds }: BlankOptions): void {
   const control = fdFor(fds, 'control');
   const invoke = fdFor(fds, 'invoke');
+  const bell = fdFor(fds, 'bell');
   const stdout = fdFor(fds, 'stdout');
   const [initLink, functionLink] = socketPair('stream');
   const seccomp = setup.seccomp.seals;
   // The zygote ignores it, and with that PID 1 would never learn how its children ended.
   restoreSignal(SIGCHLD);
   const isFunction = fork() === 0;
-  const own = isFunction ? [invoke, functionLink] : [control, initLink];
+  const own = isFunction ? [invoke, bell, functionLink] : [control, initLink];
   duplicateTo(stdout, 1);
   duplicateTo(stdout, 2);
   // The sockets of other pairs too, or those would outlive the zygote.
@@ -83,18 +93,24 @@ function becomePair({ setup, libuv, fds }: BlankOptions): void {
   setOomScore(isFunction ? oomScore.function : oomScore.init);
   if (isFunction) {
     const blank = { socket: invoke, link: functionLink, seccomp };
-    failLoudly(() => becomeFunction(blank, setup));
+    failLoudly(() => becomeFunction(blank, bell, setup));
   } else {
     // Node's own handler would return into the fault for ever: the kernel spares PID 1 the default.
     restoreSignal(SIGSEGV);
+    stopOptimising();
     if (waitReadable([control], 0).length === 0) rehearseInBlank.init();
     const namespaceLimits = openNamespaceLimits();
     const blank = { socket: control, link: initLink, seccomp, namespaceLimits };
-    failLoudly(() => runInit(blank, awaitOrder(control)));
+    failLoudly(() => {
+      // It follows into what the function's process has made: were both woken by the order, the one
+      // that can only wait would take the other's processor.
+      hearOther(initLink);
+      runInit(blank, awaitOrder(control));
+    });
   }
 }
 
-function becomeFunction(blank: BlankProcess, setup: ZygoteSetup): void {
+function becomeFunction(blank: BlankProcess, bell: number, setup: ZygoteSetup): void {
   renewRandomness();
   Object.defineProperty(process, 'pid', { value: currentPid(), enumerable: true });
   setResourceLimit(resource.openFiles, setup.openFilesMax);
@@ -104,6 +120,8 @@ function becomeFunction(blank: BlankProcess, setup: ZygoteSetup): void {
   const mounts: Mounts = [['proc', mountProc()], ...makeMounts(setup.tmpfsBytes)];
   const server = new FunctionServer(blank.socket);
   if (waitReadable([blank.socket], 0).length === 0) rehearseInBlank.function();
+  waitForBell(bell, blank.socket);
+  closeSync(bell);
   buildContainer({ ...blank, mounts, server }, awaitOrder(blank.socket));
 }
 

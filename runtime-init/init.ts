@@ -10,13 +10,7 @@ import { isErrno } from '../host/sys/errors.ts';
 import { joinNamespace, namespaceFlag } from '../host/sys/namespace.ts';
 import { openSignalFd, sendSignal, signalInfoBytes, waitReadable } from '../host/sys/process.ts';
 import { joinCgroup, ownNamespaces } from './container.ts';
-import {
-  fdFor,
-  hearOther,
-  tellOther,
-  type BlankProcess,
-  type ContainerStart,
-} from './container-start.ts';
+import { fdFor, tellOther, type BlankProcess, type ContainerStart } from './container-start.ts';
 import { dropPrivileges } from './privileges.ts';
 
 const SIGKILL = 9;
@@ -33,11 +27,10 @@ export interface BlankInit extends BlankProcess {
   namespaceLimits: number;
 }
 
-/** Never returns. */
+/** For when the function's process has made its namespaces. Never returns. */
 export function runInit(blank: BlankInit, start: ContainerStart): never {
   const { socket, link, seccomp, namespaceLimits } = blank;
   joinCgroup(start);
-  hearOther(link);
   const functionFd = openPidFd(functionPid);
   joinNamespace(functionFd, ownNamespaces | namespaceFlag.network);
   closeSync(functionFd);

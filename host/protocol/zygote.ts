@@ -8,13 +8,14 @@ import type { SeccompProfile } from './invoke.ts';
 export type FdRole =
   | 'control'
   | 'invoke'
+  | 'bell'
   | 'stdout'
   | 'userNamespace'
   | 'networkNamespace'
   | 'joinCgroup';
 
 export type ZygoteRequest =
-  /** For a blank pair, with `control`, `invoke` and `stdout`: both wait for an order. */
+  /** For a blank pair, with `control`, `invoke`, `bell` and `stdout`: both wait for an order. */
   | { type: 'fork'; id: number; fds: FdRole[] }
   /** For a container by a zygote that does not fork, with all descriptors. */
   | { type: 'boot'; id: number; fds: FdRole[]; container: ContainerIdentity }
@@ -22,7 +23,7 @@ export type ZygoteRequest =
 
 /**
  * What a blank pair becomes: the first message to PID 1 on its control socket, and to the
- * function's process on its invoke socket.
+ * function's process on its invoke socket. That one wakes up by the bell, and then wakes PID 1.
  */
 export interface ContainerOrder {
   container: ContainerIdentity;

@@ -1,4 +1,5 @@
 /** What a process is and may do: identity, capabilities, limits, signals, descriptors. */
+import { writeSync } from 'node:fs';
 import {
   allocate,
   errnoOf,
@@ -31,6 +32,8 @@ const SFD_CLOEXEC = 0o2000000;
 const SFD_NONBLOCK = 0o4000;
 const EFD_CLOEXEC = 0o2000000;
 const EFD_NONBLOCK = 0o4000;
+/** eventfd(2) adds the number that is written. */
+const bellStroke = new BigUint64Array([1n]);
 const SIG_DFL = 0n;
 const SIG_IGN = 1n;
 
@@ -225,6 +228,19 @@ export function duplicateTo(from: number, to: number): void {
   dup2Call(from, to);
 }
 
+/**
+ * Wakes whoever waits for it. A message on a socket does so too, but tells the scheduler that its
+ * sender is about to wait for the answer: the receiver then gets the sender's processor, and none
+ * before the sender is done, while others are idle.
+ */
+export function makeBell(): number {
+  return eventfdCall(0, EFD_CLOEXEC | EFD_NONBLOCK);
+}
+
+export function ringBell(bell: number): void {
+  writeSync(bell, bellStroke);
+}
+
 /** Puts one new eventfd of our own in place of each: writing to them then concerns nobody else. */
 export function replaceWithEventFd(fds: readonly number[]): void {
   const own = eventfdCall(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -292,6 +308,7 @@ export function openSignalFd(): number {
 export const signalInfoBytes = 128;
 
 const pollFdsMax = 4096;
+const POLLIN = 1;
 const pollSet = allocate(pollFdLayout.size * pollFdsMax);
 
 /**
@@ -299,13 +316,25 @@ const pollSet = allocate(pollFdLayout.size * pollFdsMax);
  * those, or none after `timeoutMs` (-1: never).
  */
 export function waitReadable(fds: readonly number[], timeoutMs: number): number[] {
-  const POLLIN = 1;
-  const { size, fd: fdOffset, events, revents } = pollFdLayout;
-  fds.forEach((fd, index) => {
-    pollSet.bytes.writeInt32LE(fd, index * size + fdOffset);
-    pollSet.bytes.writeInt16LE(POLLIN, index * size + events);
-    pollSet.bytes.writeInt16LE(0, index * size + revents);
-  });
+  fds.forEach((fd, index) => watch(index, fd, POLLIN));
   if (pollCall(pollSet.address, fds.length, timeoutMs) <= 0) return [];
+  const { size, revents } = pollFdLayout;
   return fds.filter((_fd, index) => pollSet.bytes.readInt16LE(index * size + revents) !== 0);
+}
+
+/**
+ * Blocks until the bell is rung, or the socket has hung up; what arrives on the socket does not
+ * wake this process.
+ */
+export function waitForBell(bell: number, socket: number): void {
+  watch(0, bell, POLLIN);
+  watch(1, socket, 0);
+  pollCall(pollSet.address, 2, -1);
+}
+
+function watch(index: number, fd: number, wanted: number): void {
+  const { size, fd: fdOffset, events, revents } = pollFdLayout;
+  pollSet.bytes.writeInt32LE(fd, index * size + fdOffset);
+  pollSet.bytes.writeInt16LE(wanted, index * size + events);
+  pollSet.bytes.writeInt16LE(0, index * size + revents);
 }

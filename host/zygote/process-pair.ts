@@ -4,6 +4,7 @@ import { nowNs } from '../base/clock.ts';
 import { HatchError } from '../base/errors.ts';
 import type { ContainerIdentity, ContainerOrder, FdRole } from '../protocol/zygote.ts';
 import { Connection } from '../sys/connection.ts';
+import { makeBell, ringBell } from '../sys/process.ts';
 import { pipe, socketPair } from '../sys/socket.ts';
 import type { Answer, RequestBody } from './zygote-process.ts';
 
@@ -19,6 +20,12 @@ export interface ProcessPair {
   first: Promise<{ pid: number; pidFd: number }>;
 }
 
+/** A pair that waits for its order. */
+export interface BlankPair extends ProcessPair {
+  /** Wakes the function's process. Closed with the order, or when the pair is given up. */
+  bell: number;
+}
+
 /** What a pair becomes. The descriptors stay the caller's. */
 export interface PairOrder {
   identity: ContainerIdentity;
@@ -28,9 +35,14 @@ export interface PairOrder {
 /** Asks a zygote, which may have to start first. */
 export type Ask = (body: RequestBody, fds: readonly number[]) => Promise<Answer>;
 
-/** A pair that waits for its order, which can be given at once. */
-export function forkPair(ask: Ask): ProcessPair {
-  return makePair((ends) => ask({ type: 'fork', fds: rolesOf(ends) }, fdsOf(ends)));
+/** Its order can be given at once. */
+export function forkPair(ask: Ask): BlankPair {
+  const bell = makeBell();
+  const pair = makePair((ends) => {
+    const all = [...ends, ['bell', bell] as const];
+    return ask({ type: 'fork', fds: rolesOf(all) }, fdsOf(all));
+  });
+  return { ...pair, bell };
 }
 
 /** A pair that has its order. The order's descriptors must stay open until `first` is settled. */
@@ -42,25 +54,32 @@ export function bootPair(ask: Ask, { identity, fds }: PairOrder): ProcessPair {
 }
 
 /** @throws SyscallError `EPIPE` when the pair has died. */
-export function giveOrder({ invoke, control }: ProcessPair, { identity, fds }: PairOrder): void {
+export function giveOrder(pair: BlankPair, { identity, fds }: PairOrder): void {
   const startNs = nowNs();
   const send = (to: Connection, chosen: PairOrder['fds']): void => {
     const order: ContainerOrder = { container: identity, fds: rolesOf(chosen), startNs };
     to.send(Buffer.from(JSON.stringify(order)), fdsOf(chosen));
   };
-  // The function's process has the longer way to go. PID 1 follows into what that has entered.
-  send(invoke, fds);
+  send(pair.invoke, fds);
+  // PID 1 follows into what the function's process has entered.
   send(
-    control,
+    pair.control,
     fds.filter(([role]) => role === 'userNamespace' || role === 'joinCgroup'),
   );
+  ringBell(pair.bell);
+  closeBell(pair).catch(() => undefined);
 }
 
 /** Ends a pair that has no order. */
-export async function discardPair({ control, invoke, output, first }: ProcessPair): Promise<void> {
-  for (const { socket } of [control, invoke, output]) socket.destroy();
-  const { pidFd } = await first;
+export async function discardPair(pair: BlankPair): Promise<void> {
+  for (const { socket } of [pair.control, pair.invoke, pair.output]) socket.destroy();
+  const { pidFd } = await closeBell(pair);
   closeSync(pidFd);
+}
+
+/** Not before the zygote has it too. */
+function closeBell({ first, bell }: BlankPair): ProcessPair['first'] {
+  return first.finally(() => closeSync(bell));
 }
 
 function makePair(request: (ends: PairOrder['fds']) => Promise<Answer>): ProcessPair {

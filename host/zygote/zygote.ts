@@ -10,6 +10,7 @@ import {
   discardPair,
   forkPair,
   giveOrder,
+  type BlankPair,
   type PairOrder,
   type ProcessPair,
 } from './process-pair.ts';
@@ -55,7 +56,7 @@ export class Zygote {
   readonly #options: ZygoteOptions;
   readonly #events: ZygoteEvents;
   #current: ZygoteProcess;
-  #blanks: ReadyStock<ProcessPair>;
+  #blanks: ReadyStock<BlankPair>;
   #forks = 0;
   #generation = 1;
   #restart: Promise<void> | undefined;
@@ -136,7 +137,7 @@ export class Zygote {
     await this.#current.ended;
   }
 
-  #stockBlanks(): ReadyStock<ProcessPair> {
+  #stockBlanks(): ReadyStock<BlankPair> {
     return new ReadyStock({
       count: this.#current.mode === 'fork' ? blankPairs : 0,
       quietMs: blankQuietMs,
@@ -149,7 +150,7 @@ export class Zygote {
     });
   }
 
-  #forkBlank(): ProcessPair {
+  #forkBlank(): BlankPair {
     return forkPair((body, fds) => this.#askForPair(body, fds));
   }
 
