@@ -23,6 +23,7 @@ import type { SandboxParts } from './sandbox/sandbox.ts';
 import { MemoryScratch } from './storage/memory-scratch.ts';
 import { OverlayDriver } from './storage/overlay.ts';
 import type { StorageDriver } from './storage/storage-driver.ts';
+import { landlockAbi } from './sys/kernel-features.ts';
 import { oomScore, setOomScore } from './sys/oom-score.ts';
 import {
   attachMount,
@@ -219,6 +220,7 @@ function startZygotes(options: {
       buildDirectory: makeDirectory(config.stateDirectory, 'run/zygote'),
       setup: {
         seccomp: seccompPrograms(),
+        landlockAbi: landlockAbi() ?? 0,
         tmpfsBytes: tmpfsBytesMax,
         openFilesMax,
         fork: config.fork,

@@ -119,10 +119,11 @@ function becomeFunction(blank: BlankProcess, bell: number, setup: ZygoteSetup): 
   // Where they belong is not there yet: /proc is moved, the others are not attached so far.
   const mounts: Mounts = [['proc', mountProc()], ...makeMounts(setup.tmpfsBytes)];
   const server = new FunctionServer(blank.socket);
-  if (waitReadable([blank.socket], 0).length === 0) rehearseInBlank.function();
+  const { landlockAbi } = setup;
+  if (waitReadable([blank.socket], 0).length === 0) rehearseInBlank.function(landlockAbi);
   waitForBell(bell, blank.socket);
   closeSync(bell);
-  buildContainer({ ...blank, mounts, server }, awaitOrder(blank.socket));
+  buildContainer({ ...blank, mounts, server, landlockAbi }, awaitOrder(blank.socket));
 }
 
 function awaitOrder(socket: number): ContainerStart {

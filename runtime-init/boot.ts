@@ -17,6 +17,7 @@ import { loadListenedSeccompFilter, loadSeccompFilter } from '../host/sys/seccom
 import { sendMessage } from '../host/sys/socket.ts';
 import type { Assigned } from './exec-zygote.ts';
 import { supervise } from './init.ts';
+import { restrictFiles } from './landlock.ts';
 import { connectToHost, installOutput, sendToHost } from './output.ts';
 import { verifyDropped } from './privileges.ts';
 import { FunctionServer, leaveThroughExitNow } from './serve.ts';
@@ -128,11 +129,13 @@ export function bootFunction(): void {
   closeSync(assign);
   // The zygote could not give it a root, or the host took the container down.
   if (text === '') exitNow(1);
-  const { specialisation, seal, steps } = JSON.parse(text) as Assigned;
+  const { specialisation, landlockAbi, seal, steps } = JSON.parse(text) as Assigned;
   Object.assign(process.env, specialisation.env);
   process.chdir('/function');
   // Its socket first: a profile may not let it find out what it has.
   const server = new FunctionServer(invoke);
+  // Threads that Node.js has started before stay out: none of them works on files.
+  restrictFiles(landlockAbi);
   sealAllThreads(seal);
   server.load(specialisation, steps);
 }

@@ -68,6 +68,7 @@ interface Waiting {
 /** What the function process is told, as JSON, when its root is there. */
 export interface Assigned {
   specialisation: Specialisation;
+  landlockAbi: number;
   /** The filter that it loads before the function, base64. */
   seal: string;
   steps: Step[];
@@ -207,7 +208,8 @@ function assign(container: Waiting, own: Map<Kind, number>, setup: ZygoteSetup):
     }
     timer.finish('rootfs');
     const seal = setup.seccomp.seals[specialisation.seccomp];
-    const assigned: Assigned = { specialisation, seal, steps: timer.steps };
+    const { landlockAbi } = setup;
+    const assigned: Assigned = { specialisation, landlockAbi, seal, steps: timer.steps };
     writeSync(container.assign, JSON.stringify(assigned));
   } catch (error) {
     // Its end of the pipe closes without a word: the process ends, and the host hears of that.

@@ -28,6 +28,7 @@ import {
 } from '../host/sys/process.ts';
 import { receiveMessage } from '../host/sys/socket.ts';
 import { fdFor, hearOther, type BlankProcess, type ContainerStart } from './container-start.ts';
+import { restrictFiles } from './landlock.ts';
 import { sendToHost } from './output.ts';
 import { dropPrivileges } from './privileges.ts';
 import type { FunctionServer } from './serve.ts';
@@ -43,6 +44,8 @@ export type Mounts = [directory: string, mountFd: number][];
 export interface BlankFunction extends BlankProcess {
   mounts: Mounts;
   server: FunctionServer;
+  /** 0 without Landlock. */
+  landlockAbi: number;
 }
 
 /** Returns when the function is loaded, into the event loop that then serves its calls. */
@@ -125,6 +128,7 @@ function specialise({ blank, start, assigned, steps }: Assignment): void {
   timer.finish('rootfs');
   Object.assign(process.env, specialisation.env);
   process.chdir('/function');
+  restrictFiles(blank.landlockAbi);
   dropPrivileges({
     userNamespace: fdFor(start.fds, 'userNamespace'),
     identity: start.identity,

@@ -110,11 +110,10 @@ function appArmor(): Check {
   return check('apparmor', 'warn', detail);
 }
 
-/** Not used by this version either. */
 function landlock(): Check {
   const abi = landlockAbi();
-  const detail = abi === undefined ? 'not active in this kernel' : `ABI ${abi}, no rules applied`;
-  return check('landlock', 'warn', detail);
+  if (abi === undefined) return check('landlock', 'warn', 'not active in this kernel (lsm=)');
+  return check('landlock', 'ok', `ABI ${abi}`);
 }
 
 function btf(): Check {

@@ -69,6 +69,8 @@ export interface ZygoteSetup {
     /** What each loads last; PID 1 that of node. */
     seals: Record<SeccompProfile, string>;
   };
+  /** The ABI by which functions are kept from files that are not theirs; 0 without Landlock. */
+  landlockAbi: number;
   /** For /tmp and /dev/shm each. */
   tmpfsBytes: number;
   openFilesMax: number;

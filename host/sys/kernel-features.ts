@@ -16,11 +16,14 @@ const clone3 = trySyscall<[number, null, number]>(
   'long syscall(long number, const void *args, size_t size)',
 );
 
-/** Undefined where it is not built in, or not switched on at boot. */
+/**
+ * Undefined where it is not built in, or not switched on at boot. Linux 5.19, the oldest that hosts
+ * run on, has 2.
+ */
 export function landlockAbi(): number | undefined {
   const number = callNumber.landlock_create_ruleset;
   const version = landlockCreateRuleset(number, null, 0, LANDLOCK_CREATE_RULESET_VERSION);
-  return version > 0 ? version : undefined;
+  return version > 1 ? version : undefined;
 }
 
 export function hasPidfd(): boolean {

@@ -57,6 +57,8 @@ const common = {
   openat2: 437,
   mount_setattr: 442,
   landlock_create_ruleset: 444,
+  landlock_add_rule: 445,
+  landlock_restrict_self: 446,
 } as const;
 
 export type CallName = keyof typeof common | keyof (typeof perArchitecture)['x64'];

@@ -11,6 +11,7 @@ import { before, describe, test } from 'node:test';
 import { fileHandleLayout } from '../../../host/sys/file-handle.ts';
 import { encodeOpenHow, makeDevice, resolve } from '../../../host/sys/file.ts';
 import { errnoOf } from '../../../host/sys/libc.ts';
+import { pathBeneathLayout } from '../../../host/sys/landlock.ts';
 import { fsconfigCommand, mountAttribute, mountAttrLayout } from '../../../host/sys/mount.ts';
 import { interfaceRequestLayout, namespaceFlag } from '../../../host/sys/namespace.ts';
 import { callNumber } from '../../../host/sys/numbers.ts';
@@ -237,6 +238,10 @@ function structureLayouts(): [string, number][] {
     ...layout('struct seccomp_notif_resp', notificationAnswerLayout.size, {
       id: notificationAnswerLayout.id,
       error: notificationAnswerLayout.error,
+    }),
+    ...layout('struct landlock_path_beneath_attr', pathBeneathLayout.size, {
+      allowed_access: pathBeneathLayout.allowedAccess,
+      parent_fd: pathBeneathLayout.parentFd,
     }),
     ...layout('struct scmp_arg_cmp', comparisonLayout.size, {
       arg: comparisonLayout.argument,
