@@ -9,6 +9,7 @@ import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { z } from 'zod';
 import { HatchError, messageOf } from './base/errors.ts';
+import { isolationLayerNames } from './base/isolation.ts';
 
 export type HostConfig = z.output<typeof hostConfigSchema>;
 
@@ -184,6 +185,18 @@ const shape = {
   zygoteIdleMs: count(600_000, 86_400_000).describe(
     "Time without a start after which a tenant's zygote ends, in milliseconds",
   ),
+  requireLayers: z
+    .union([
+      z.array(z.enum(isolationLayerNames)),
+      z
+        .string()
+        .transform((text) => text.split(',').filter(Boolean))
+        .pipe(z.array(z.enum(isolationLayerNames))),
+    ])
+    .default([])
+    .describe(
+      `Isolation without which the host does not start: of ${isolationLayerNames.join(',')}`,
+    ),
   otlpEndpoint: z
     .string()
     .regex(/^https?:\/\/\S+$/, 'must be like http://host:4318')

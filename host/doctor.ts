@@ -1,4 +1,10 @@
 /** What this host offers and what it lacks, mechanism by mechanism; `hatch doctor` shows it. */
+import {
+  alwaysEnforced,
+  isolationLayerNames,
+  type AlwaysEnforced,
+  type Isolation,
+} from './base/isolation.ts';
 import type { OptionalLimits } from './cgroup/cgroup.ts';
 import type { Check } from './dispatch/control-api.ts';
 import { checkKernel } from './dispatch/kernel-checks.ts';
@@ -8,7 +14,7 @@ import { oomScore, ownOomScore } from './sys/oom-score.ts';
 
 /** What a host cannot do without was exercised when it started. */
 export function examineHost(engine: Engine): Promise<Check[]> {
-  const { zygotes, baseImage, layers, pool, optionalLimits } = engine;
+  const { zygotes, baseImage, layers, pool, optionalLimits, isolation } = engine;
   const { mode, reason, pid, forks, generation } = zygotes.default.state;
   const forking: Check =
     mode === 'fork'
@@ -25,7 +31,7 @@ export function examineHost(engine: Engine): Promise<Check[]> {
     tenants(zygotes),
     limits(optionalLimits),
     outOfMemory(ownOomScore()),
-    ok('isolation', 'seven namespaces, user entered last; no capabilities, no_new_privs'),
+    ...isolationChecks(isolation),
     ok('system calls', 'allowlist "node"'),
     ok('root file system', 'overlay on idmapped layers, upper in memory'),
     ok('base image', `${baseImage.reference}, ${baseImage.layers.length} layers`),
@@ -37,6 +43,16 @@ export function examineHost(engine: Engine): Promise<Check[]> {
 function tenants({ others, memoryBytes }: Zygotes): Check {
   const detail = `${others.length} zygotes besides the default one`;
   return ok('tenants', `${detail}, ${Math.ceil(memoryBytes / 2 ** 20)} MiB`);
+}
+
+/** `requireLayers` turns a warning into a host that does not start. */
+export function isolationChecks(isolation: Isolation): Check[] {
+  return isolationLayerNames.map((name): Check => {
+    const state = isolation[name];
+    if (state !== 'enforced') return { name: `layer ${name}`, status: 'warn', detail: state };
+    const meaning = name in alwaysEnforced ? alwaysEnforced[name as AlwaysEnforced] : undefined;
+    return ok(`layer ${name}`, meaning === undefined ? state : `${state}: ${meaning}`);
+  });
 }
 
 /** A function that wants what is missing is refused when it is deployed. */

@@ -5,6 +5,7 @@
 import { closeSync, mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { HatchError, messageOf } from './base/errors.ts';
+import type { Isolation } from './base/isolation.ts';
 import { makeId } from './base/ids.ts';
 import { ReadyStock } from './base/ready-stock.ts';
 import { openCgroupDriver, type OptionalLimits } from './cgroup/cgroup.ts';
@@ -17,6 +18,7 @@ import { LayerStore, type StoredImage } from './image/layer-store.ts';
 import { IdRanges } from './namespace/id-ranges.ts';
 import { Pool, type PoolLimits } from './pool/pool.ts';
 import type { ZygoteSetup } from './protocol/zygote.ts';
+import { isolationHere, requireLayers } from './security/isolation.ts';
 import { RefusedCalls } from './security/refused-calls.ts';
 import { stageProfiles } from './security/security.ts';
 import type { SandboxParts } from './sandbox/sandbox.ts';
@@ -41,6 +43,7 @@ export interface Engine {
   pool: Pool;
   /** Which limits an instance can have here besides those of CPU, memory and pids. */
   optionalLimits: OptionalLimits;
+  isolation: Isolation;
   close(): Promise<void>;
 }
 
@@ -74,6 +77,8 @@ export async function openEngine(
   config: HostConfig,
   onNotice: (message: string) => void,
 ): Promise<Engine> {
+  const isolation = isolationHere();
+  requireLayers(isolation, config.requireLayers);
   await using opened = new AsyncDisposableStack();
   // Before the zygote, which inherits it. Where it is not allowed, functions still go first.
   setOomScore(oomScore.host);
@@ -136,7 +141,7 @@ export async function openEngine(
   );
 
   const parts = { cgroups: ready, storage, idRanges, networks };
-  const pool = openPool({ config, zygotes, parts, onNotice });
+  const pool = openPool({ config, zygotes, parts, isolation, onNotice });
   opened.defer(() => pool.close());
   refusedCalls.onRefused = ({ name, pid, groups }) => {
     const waitMs = pool.refused(name, groups);
@@ -147,20 +152,23 @@ export async function openEngine(
 
   const all = opened.move();
   const { optional: optionalLimits } = cgroups;
-  return { layers, baseImage, zygotes, pool, optionalLimits, close: () => all.disposeAsync() };
+  const close = () => all.disposeAsync();
+  return { layers, baseImage, zygotes, pool, optionalLimits, isolation, close };
 }
 
 function openPool(options: {
   config: HostConfig;
   zygotes: Zygotes;
   parts: SandboxParts;
+  isolation: Isolation;
   onNotice: (message: string) => void;
 }): Pool {
-  const { config, zygotes, parts, onNotice } = options;
+  const { config, zygotes, parts, isolation, onNotice } = options;
   if (readPressure() === undefined) onNotice(noPressure);
   return Pool.open({
     parts,
     zygotes,
+    isolation,
     ...poolLimits(config),
     readPressure,
     onNotice,

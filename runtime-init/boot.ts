@@ -34,7 +34,13 @@ const reapEveryMs = 1000;
 const nodePath = '/usr/local/bin/node';
 const runtimePath = '/hatch/runtime-init.cjs';
 const nodeArguments = ['--disable-sigusr1', '--disable-warning=ExperimentalWarning'];
-const securebits = ['noroot', 'no_setuid_fixup', 'keep_caps_locked'];
+const securebits = [
+  'noroot',
+  'noroot_locked',
+  'no_setuid_fixup',
+  'no_setuid_fixup_locked',
+  'keep_caps_locked',
+];
 
 /**
  * The command that becomes PID 1. A user namespace can be entered by a process of one thread only,

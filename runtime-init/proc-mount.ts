@@ -14,7 +14,8 @@ const emptyDirectory = '/sys/masked/directory';
 
 /** Below /proc; a kernel has some of them. */
 export const maskedNames = [
-  // Interfaces to hardware and its drivers.
+  // How the machine was booted, and its hardware.
+  'cmdline',
   'acpi',
   'asound',
   'interrupts',

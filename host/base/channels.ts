@@ -5,6 +5,7 @@
  */
 import { channel } from 'node:diagnostics_channel';
 import type { ErrorCode } from './errors.ts';
+import type { Isolation } from './isolation.ts';
 
 /** How an instance came to serve its call; `Hatch-Start` in a reply. */
 export type StartPath = 'hot' | 'parked' | 'forked' | 'booted';
@@ -46,6 +47,8 @@ export interface StartRecord {
   steps: Step[];
   startNs: number;
   endNs: number;
+  /** What isolates the instance; the records of a host's instances have one in common. */
+  isolation: Isolation;
 }
 
 export interface CallRecord {

@@ -3,6 +3,7 @@ import { z } from 'zod';
 import type { CallRecord, LogRecord } from '../base/channels.ts';
 import { errorCodes } from '../base/errors.ts';
 import type { ErrorCode } from '../base/errors.ts';
+import { isolationLayerNames, type IsolationState } from '../base/isolation.ts';
 import { isDigest } from '../image/digest.ts';
 import type { Digest } from '../image/digest.ts';
 
@@ -21,6 +22,11 @@ export const layerBlobSchema = z.object({
 const startPath = z.enum(['hot', 'parked', 'forked', 'booted']);
 const step = z.object({ name: z.string(), startNs: z.number(), endNs: z.number() });
 
+const isolationState = z.custom<IsolationState>(
+  (value) => typeof value === 'string' && /^(?:enforced$|unavailable: )/.test(value),
+);
+const isolation = z.record(z.enum(isolationLayerNames), isolationState);
+
 export const startRecordSchema = z.object({
   instanceId: z.string(),
   functionName: z.string(),
@@ -29,6 +35,7 @@ export const startRecordSchema = z.object({
   steps: z.array(step),
   startNs: z.number(),
   endNs: z.number(),
+  isolation,
 });
 
 const errorCode = z.custom<ErrorCode>(

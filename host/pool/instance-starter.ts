@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { nowNs } from '../base/clock.ts';
 import { channels, type StartPath, type StartRecord, type Step } from '../base/channels.ts';
 import { HatchError, messageOf, toHatchError } from '../base/errors.ts';
+import type { Isolation } from '../base/isolation.ts';
 import type { Specialisation } from '../protocol/invoke.ts';
 import type { Output } from '../sandbox/function-channel.ts';
 import { Sandbox, type Assignment, type SandboxParts } from '../sandbox/sandbox.ts';
@@ -21,6 +22,7 @@ export interface InstanceStarterOptions {
   parts: SandboxParts;
   zygotes: Pick<Zygotes, 'serving' | 'missingBytes' | 'memoryBytes' | 'endUnused' | 'onReplaced'>;
   refillsPerSecond: number;
+  isolation: Isolation;
   onNotice: (message: string) => void;
 }
 
@@ -60,7 +62,9 @@ export class InstanceStarter {
     try {
       const steps = await this.#assign(sandbox, fn);
       const before = parked === undefined ? await sandbox.parked() : [];
-      const startRecord = record({ fn, sandbox, path, startNs, steps: [...before, ...steps] });
+      const { isolation } = this.#options;
+      const allSteps = [...before, ...steps];
+      const startRecord = record({ fn, sandbox, path, startNs, steps: allSteps, isolation });
       const instance = new Instance({ fn, sandbox, startRecord });
       for (const output of early) instance.logOutput(output);
       this.#outputs.set(sandbox.id, (output) => instance.logOutput(output));
@@ -204,6 +208,7 @@ function record(start: {
   path: StartPath;
   startNs: number;
   steps: Step[];
+  isolation: Isolation;
 }): StartRecord {
   return {
     instanceId: start.sandbox.id,
@@ -213,6 +218,7 @@ function record(start: {
     steps: start.steps,
     startNs: start.startNs,
     endNs: nowNs(),
+    isolation: start.isolation,
   };
 }
 

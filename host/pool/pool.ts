@@ -7,6 +7,7 @@ import { availableParallelism } from 'node:os';
 import type { StartRecord } from '../base/channels.ts';
 import { nsPerMs } from '../base/clock.ts';
 import { HatchError, messageOf } from '../base/errors.ts';
+import type { Isolation } from '../base/isolation.ts';
 import type { MachinePressure } from '../cgroup/pressure.ts';
 import type { Sandbox, SandboxParts } from '../sandbox/sandbox.ts';
 import {
@@ -40,6 +41,7 @@ export interface PoolLimits extends ParkedLimits {
 export interface PoolOptions extends PoolLimits {
   parts: SandboxParts;
   zygotes: InstanceStarterOptions['zygotes'];
+  isolation: Isolation;
   /** Undefined where the kernel does not tell. */
   readPressure: () => MachinePressure | undefined;
   onNotice: (message: string) => void;
@@ -82,7 +84,7 @@ export type Starter = Pick<
 };
 
 export class Pool {
-  readonly #options: Omit<PoolOptions, 'parts' | 'zygotes'>;
+  readonly #options: Omit<PoolOptions, 'parts' | 'zygotes' | 'isolation'>;
   readonly #starter: Starter;
   readonly #functions = new Map<string, FunctionPool>();
   /** Taken from the map, with calls that still run. */
@@ -101,7 +103,7 @@ export class Pool {
     return new Pool(options, new InstanceStarter(options));
   }
 
-  constructor(options: Omit<PoolOptions, 'parts' | 'zygotes'>, starter: Starter) {
+  constructor(options: Omit<PoolOptions, 'parts' | 'zygotes' | 'isolation'>, starter: Starter) {
     this.#options = options;
     this.#starter = starter;
     this.#room = new Room({ ...options, pools: () => this.#allPools() });

@@ -27,8 +27,8 @@ export function mountOverlay(options: {
     const lowers = paths.lowerOptions(options.lowerDirectories, options.lowerOption);
     const all: TextOption[] = [
       ...lowers,
-      { key: 'upperdir', value: paths.short(`${options.directory}/upper`) },
-      { key: 'workdir', value: paths.short(`${options.directory}/work`) },
+      { key: 'upperdir', value: paths.nameOf(`${options.directory}/upper`) },
+      { key: 'workdir', value: paths.nameOf(`${options.directory}/work`) },
       // Without it an unmount writes back the whole file system below the upper. It makes
       // fsync(2) do nothing, which fits an upper that is thrown away; memory has no use for it.
       ...(options.persistent ? [{ key: 'volatile' }] : []),

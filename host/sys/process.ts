@@ -105,6 +105,7 @@ const closeRangeCall = numberedSyscall<[number, number, number]>({
   parameters: 'unsigned int first, unsigned int last, int flags',
 });
 const dup2Call = syscall<[number, number]>('int dup2(int from, int to)');
+const dup3Call = syscall<[number, number, number]>('int dup3(int from, int to, int flags)');
 const fcntlCall = syscall<[number, number, number]>(
   'int fcntl(int fd, int command, long argument)',
 );
@@ -241,10 +242,13 @@ export function ringBell(bell: number): void {
   writeSync(bell, bellStroke);
 }
 
-/** Puts one new eventfd of our own in place of each: writing to them then concerns nobody else. */
+/**
+ * Puts one new eventfd of our own in place of each, close-on-exec: writing to them then concerns
+ * nobody else.
+ */
 export function replaceWithEventFd(fds: readonly number[]): void {
   const own = eventfdCall(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  for (const fd of fds) dup2Call(own, fd);
+  for (const fd of fds) dup3Call(own, fd, EFD_CLOEXEC);
   closeRangeCall(own, own, 0);
 }
 

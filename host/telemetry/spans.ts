@@ -40,7 +40,7 @@ export function spansOf(record: CallRecord, source: SpanSource): ReadableSpan[] 
 
   const spans = [invoke, child('hatch.queue', queue)];
   if (start !== undefined) {
-    const attributes = { 'hatch.start.path': start.path };
+    const attributes = { 'hatch.start.path': start.path, ...isolationAttributes(record) };
     const startSpan = child('hatch.start', start, attributes);
     spans.push(startSpan);
     // What was done ahead of the call began before its parent: its own times say so.
@@ -79,6 +79,16 @@ function invokeAttributes(record: CallRecord): Attributes {
     ...(error === undefined
       ? {}
       : { 'error.type': error.code, 'hatch.error.fault': errorCodes[error.code].fault }),
+  };
+}
+
+function isolationAttributes({ startRecord }: CallRecord): Attributes {
+  const layers = Object.entries(startRecord?.isolation ?? {});
+  const enforced = layers.filter(([, state]) => state === 'enforced');
+  const others = layers.filter(([, state]) => state !== 'enforced');
+  return {
+    'hatch.isolation.enforced': enforced.map(([name]) => name),
+    'hatch.isolation.unavailable': others.map(([name, state]) => `${name} ${state}`),
   };
 }
 

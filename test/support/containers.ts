@@ -54,11 +54,17 @@ export function processesOf(
 export interface Probe {
   name: string;
   instanceId: string;
+  /** How its instance was started. */
   startPath: StartPath;
   /** Process ids outside. */
   initPid: number;
   functionPid: number;
   ask<T>(request: ProbeRequest, options?: CallOptions): Promise<T>;
+  /**
+   * Runs a function of the test inside: its text is sent, so it sees its argument and what Node.js
+   * offers (`process.getBuiltinModule`), and nothing around it.
+   */
+  evaluate<T, A = undefined>(fn: (argument: A) => T | Promise<T>, argument?: A): Promise<T>;
   /** Runs /function/probe inside; fails the test when that does not end well. */
   run(...args: string[]): Promise<string>;
 }
@@ -81,6 +87,7 @@ export async function startProbe(
     initPid: init.hostPid,
     functionPid: fn.hostPid,
     ask,
+    evaluate: (fn, argument) => ask({ do: 'evaluate', source: String(fn), argument }),
     async run(...args) {
       const result = await ask<RunResult>({ do: 'run', command: ['/function/probe', ...args] });
       assert.equal(result.status, 0, JSON.stringify(result));

@@ -1,4 +1,5 @@
 /** A pool of instances that are plain functions, for the tests of what stands above the pool. */
+import { isolationHere } from '../../host/security/isolation.ts';
 import { HatchError } from '../../host/base/errors.ts';
 import type { CopyUp, StartRecord } from '../../host/base/channels.ts';
 import type { CallRequest } from '../../host/pool/instance.ts';
@@ -132,6 +133,7 @@ export class FakePool implements InstancePool {
       steps: [],
       startNs: 1e6,
       endNs: 3e6,
+      isolation: isolationHere(),
     };
     return { instance, startRecord };
   }

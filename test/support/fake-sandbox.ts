@@ -1,4 +1,5 @@
 /** A container that is a plain object: for the tests of the pool above it. */
+import { isolationHere } from '../../host/security/isolation.ts';
 import type { StartPath } from '../../host/base/channels.ts';
 import { HatchError } from '../../host/base/errors.ts';
 import { Instance, type InstanceSandbox } from '../../host/pool/instance.ts';
@@ -107,6 +108,7 @@ export function fakeInstance(fn: PoolFunction, id: string, path: StartPath = 'fo
     steps: [],
     startNs: 1,
     endNs: 2,
+    isolation: isolationHere(),
   };
   return new Instance({ fn, sandbox: new FakeSandbox(id), startRecord });
 }

@@ -4,6 +4,7 @@ import { createHash, generateKeyPairSync, randomBytes, randomUUID } from 'node:c
 import { readFileSync, readdirSync, readlinkSync, statSync, writeFileSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
 import { hostname, networkInterfaces } from 'node:os';
+import { runInThisContext } from 'node:vm';
 import type { Handler } from '../../../functions/types.ts';
 
 export type ProbeRequest =
@@ -22,7 +23,9 @@ export type ProbeRequest =
   | { do: 'spin'; forMs: number }
   /** Fills memory and keeps it for as long as the instance lives. */
   | { do: 'hold'; mebibytes: number }
-  | { do: 'count' };
+  | { do: 'count' }
+  /** Runs the text of a function, as code that the function itself had brought. */
+  | { do: 'evaluate'; source: string; argument: unknown };
 
 export interface View {
   pid: number;
@@ -73,8 +76,8 @@ export const handler: Handler<ProbeRequest> = async (request) => {
       writeFileSync(request.path, request.text);
       return true;
     case 'stat': {
-      const { uid, gid, mode, nlink } = statSync(request.path);
-      return { uid, gid, mode, nlink };
+      const { uid, gid, mode, nlink, size } = statSync(request.path);
+      return { uid, gid, mode, nlink, size };
     }
     case 'run':
       return run(request.command, request.input);
@@ -93,6 +96,10 @@ export const handler: Handler<ProbeRequest> = async (request) => {
       return held.length;
     case 'count':
       return (count += 1);
+    case 'evaluate': {
+      const fn = runInThisContext(`(${request.source})`) as (argument: unknown) => unknown;
+      return await fn(request.argument);
+    }
   }
 };
 

@@ -13,11 +13,13 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/shm.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -163,6 +165,17 @@ static int identity(Arguments a) {
   return 0;
 }
 
+/* Sets an extended attribute of one byte: PATH NAME. */
+static int set_attribute(Arguments a) {
+  if (setxattr(a[0], a[1], "y", 1, 0) < 0) fail(a[1]);
+  return 0;
+}
+
+static int securebits(Arguments a) {
+  (void)a;
+  return printf("%d\n", prctl(PR_GET_SECUREBITS)) < 0;
+}
+
 /* Attaches the file SOURCE of this mount namespace at TARGET in that of process PID. */
 static int bind_into(Arguments a) {
   char path[64];
@@ -291,7 +304,8 @@ static const struct {
     {"mq-remove", 1, mq_remove},     {"orphans", 2, orphans},       {"never-reap", 1, never_reap},
     {"fork-bomb", 1, fork_bomb},     {"take-memory", 1, take_memory}, {"spin", 1, spin},
     {"identity", 0, identity},       {"bind-into", 3, bind_into},   {"owner-of", 1, owner_of},
-    {"watch-exits", 0, watch_exits}, {"calls", 0, calls},
+    {"watch-exits", 0, watch_exits}, {"calls", 0, calls},         {"set-attribute", 2, set_attribute},
+    {"securebits", 0, securebits},
 };
 
 int main(int count, char **arguments) {

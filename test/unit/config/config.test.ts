@@ -49,6 +49,15 @@ test('a flag beats the environment, which beats the file', () => {
   assert.deepEqual([config.parked, config.instancesMax, config.drainMs], [3, 22, 5]);
 });
 
+test('layers to require are a list in the file, and names with commas elsewhere', () => {
+  const directory = withFile('{ "requireLayers": ["seccomp", "apparmor"] }');
+  assert.deepEqual(loadConfig({ directory }).requireLayers, ['seccomp', 'apparmor']);
+  const args = ['--require-layers', 'seccomp,landlock'];
+  assert.deepEqual(loadConfig({ args, directory }).requireLayers, ['seccomp', 'landlock']);
+  assert.deepEqual(loadConfig({ directory: empty }).requireLayers, []);
+  assert.match(refusal({ args: ['--require-layers', 'magic'] }), /--require-layers/);
+});
+
 test('an empty variable counts as unset', () => {
   assert.equal(loadConfig({ env: { HATCH_PARKED: '' }, directory: empty }).parked, 4);
 });

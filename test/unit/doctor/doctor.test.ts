@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { limits, outOfMemory } from '../../../host/doctor.ts';
+import { isolationChecks, limits, outOfMemory } from '../../../host/doctor.ts';
+import { isolationHere } from '../../../host/security/isolation.ts';
 
 test('limits that cannot be set here are named', () => {
   const all = { cpuBurst: true, memoryHigh: true, io: true };
@@ -8,6 +9,15 @@ test('limits that cannot be set here are named', () => {
   const { status, detail } = limits({ ...all, memoryHigh: false });
   assert.equal(status, 'warn');
   assert.match(detail, /but not memoryHighMb \(cgroup v2\)$/);
+});
+
+test('each layer of isolation has a line', () => {
+  const isolation = { ...isolationHere(), selinux: 'unavailable: not active' } as const;
+  const checks = isolationChecks(isolation);
+  const find = (name: string) => checks.find((check) => check.name === `layer ${name}`);
+  assert.equal(checks.length, Object.keys(isolation).length);
+  assert.deepEqual([find('seccomp')?.status, find('selinux')?.status], ['ok', 'warn']);
+  assert.match(find('seccomp')?.detail ?? '', /^enforced: /);
 });
 
 test('a host that may not protect itself says so', () => {

@@ -1,3 +1,4 @@
+import { isolationHere } from '../../../host/security/isolation.ts';
 import type { CallRecord, LogRecord, StartRecord } from '../../../host/base/channels.ts';
 
 const us = 1000;
@@ -37,6 +38,7 @@ export function startRecord(changes: Partial<StartRecord> = {}, atNs = 0): Start
     ],
     startNs: atNs + 500 * us,
     endNs: atNs + 2500 * us,
+    isolation: { ...isolationHere(), apparmor: 'unavailable: not active in this kernel' },
     ...changes,
   };
 }

@@ -58,7 +58,12 @@ describe('the spans of a call', () => {
       'hatch.reply.body.size': 2048,
       'hatch.start.path': 'forked',
     });
-    assert.deepEqual(start?.attributes, { 'hatch.start.path': 'forked' });
+    const { 'hatch.isolation.enforced': enforced, ...others } = start?.attributes ?? {};
+    assert.ok(Array.isArray(enforced) && enforced.includes('seccomp'));
+    assert.deepEqual(others['hatch.start.path'], 'forked');
+    const unavailable = others['hatch.isolation.unavailable'];
+    assert.ok(Array.isArray(unavailable));
+    assert.ok(unavailable.includes('apparmor unavailable: not active in this kernel'));
     assert.equal(spansOf(hotCall(), source)[0]?.attributes['faas.coldstart'], false);
   });
 

@@ -1,0 +1,61 @@
+/** What isolates a container on this host, layer by layer. Nothing is skipped without a word. */
+import { existsSync, readFileSync } from 'node:fs';
+import { HatchError } from '../base/errors.ts';
+import {
+  alwaysEnforced,
+  isolationLayerNames,
+  type AlwaysEnforced,
+  type Isolation,
+  type IsolationLayerName,
+  type IsolationState,
+} from '../base/isolation.ts';
+import { landlockAbi } from '../sys/kernel-features.ts';
+
+/** Asked once, when a host starts: none of it changes while the kernel runs. */
+export function isolationHere(): Isolation {
+  const always = Object.keys(alwaysEnforced).map((name) => [name, 'enforced'] as const);
+  return Object.freeze({
+    ...(Object.fromEntries(always) as Record<AlwaysEnforced, 'enforced'>),
+    landlock: landlock(),
+    apparmor: appArmor(),
+    selinux: seLinux(),
+  });
+}
+
+/** @throws HatchError `host.unsupported` when a layer that must be there is not */
+export function requireLayers(isolation: Isolation, required: readonly IsolationLayerName[]): void {
+  const missing = isolationLayerNames.filter(
+    (name) => required.includes(name) && isolation[name] !== 'enforced',
+  );
+  if (missing.length === 0) return;
+  const states = missing.map((name) => `"${name}" is ${isolation[name]}`);
+  throw new HatchError(
+    'host.unsupported',
+    `Cannot start functions: ${states.join('; ')}. Change the machine, or requireLayers`,
+    { details: { missing } },
+  );
+}
+
+function landlock(): IsolationState {
+  if (landlockAbi() === undefined) return 'unavailable: not active in this kernel';
+  return 'unavailable: this version has no rules for it';
+}
+
+function appArmor(): IsolationState {
+  if (!read('/sys/module/apparmor/parameters/enabled').startsWith('Y'))
+    return 'unavailable: not active in this kernel';
+  return 'unavailable: this version has no profile for it';
+}
+
+function seLinux(): IsolationState {
+  if (!existsSync('/sys/fs/selinux/enforce')) return 'unavailable: not active in this kernel';
+  return 'unavailable: this version has no label for it';
+}
+
+function read(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}
