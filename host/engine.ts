@@ -143,17 +143,26 @@ export async function openEngine(
   const parts = { cgroups: ready, storage, idRanges, networks };
   const pool = openPool({ config, zygotes, parts, isolation, onNotice });
   opened.defer(() => pool.close());
-  refusedCalls.onRefused = ({ name, pid, groups }) => {
-    const waitMs = pool.refused(name, groups);
-    if (waitMs === undefined) onNotice(`Process ${pid} of ours was refused the call "${name}"`);
-    return waitMs ?? 0;
-  };
+  tellOfRefused(refusedCalls, pool, onNotice);
   await pool.fill();
 
   const all = opened.move();
   const { optional: optionalLimits } = cgroups;
   const close = () => all.disposeAsync();
   return { layers, baseImage, zygotes, pool, optionalLimits, isolation, close };
+}
+
+/** In the log of the function whose process it was. */
+function tellOfRefused(
+  refusedCalls: RefusedCalls,
+  pool: Pool,
+  onNotice: (message: string) => void,
+): void {
+  refusedCalls.onRefused = ({ name, pid, groups }) => {
+    const waitMs = pool.refused(name, groups);
+    if (waitMs === undefined) onNotice(`Process ${pid} of ours was refused the call "${name}"`);
+    return waitMs ?? 0;
+  };
 }
 
 function openPool(options: {
