@@ -1,6 +1,6 @@
 /**
- * `npm run test:escape`: the escape checks alone, and a table of them. What an instance was asked to
- * do, and what became of it, forked, parked and booted.
+ * `npm run test:escape`: the escape checks alone, and a table of them: what an instance tried, and
+ * whether it was held, forked, parked and booted.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';

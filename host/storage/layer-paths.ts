@@ -1,6 +1,6 @@
 /**
- * How the directories of an overlay are told to the kernel: by descriptor, whatever their paths look
- * like, since the container reads in /proc/mounts what was told.
+ * How the directories of an overlay are told to the kernel: by descriptor, whatever their paths
+ * look like, since the container reads in /proc/mounts what was told.
  */
 import { closeSync, constants, openSync } from 'node:fs';
 import { basename, dirname } from 'node:path';
