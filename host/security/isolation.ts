@@ -37,8 +37,7 @@ export function requireLayers(isolation: Isolation, required: readonly Isolation
 }
 
 function landlock(): IsolationState {
-  if (landlockAbi() === undefined) return 'unavailable: not active in this kernel';
-  return 'unavailable: this version has no rules for it';
+  return landlockAbi() === undefined ? 'unavailable: not active in this kernel' : 'enforced';
 }
 
 function appArmor(): IsolationState {

@@ -17,6 +17,7 @@ import {
   isAlive,
   namespacesOf,
   processesOf,
+  runInIpcOf,
   startProbe,
 } from '../support/containers.ts';
 import { hostForFile } from '../support/file-host.ts';
@@ -226,21 +227,24 @@ test('1.6 System V memory and POSIX queues of one container are invisible to oth
   using program = buildProbe();
   const onHost = (...args: string[]) =>
     execFileSync(program.program, args, { encoding: 'utf8' }).trim();
+  const inOne = runInIpcOf(one.functionPid, program.program);
+  const inOther = runInIpcOf(other.functionPid, program.program);
   const key = String(0x6861_0000 + process.pid);
   const queue = `/hatch-${process.pid}`;
   assert.equal(await one.run('shm-make', key), 'shm: found');
-  assert.equal(await one.run('mq-make', queue), 'mq: found');
+  assert.equal(inOne('mq-make', queue), 'mq: found');
   assert.equal(await one.run('shm-find', key), 'shm: found');
-  assert.equal(await one.run('mq-find', queue), 'mq: found');
-  for (const find of [(...args: string[]) => other.run(...args), onHost]) {
-    assert.equal(await find('shm-find', key), 'shm: No such file or directory');
-    assert.equal(await find('mq-find', queue), 'mq: No such file or directory');
+  assert.equal(inOne('mq-find', queue), 'mq: found');
+  assert.equal(await other.run('shm-find', key), 'shm: No such file or directory');
+  for (const find of [inOther, onHost]) {
+    assert.equal(find('shm-find', key), 'shm: No such file or directory');
+    assert.equal(find('mq-find', queue), 'mq: No such file or directory');
   }
   try {
     onHost('shm-make', key);
     onHost('mq-make', queue);
     assert.equal(await other.run('shm-find', key), 'shm: No such file or directory');
-    assert.equal(await other.run('mq-find', queue), 'mq: No such file or directory');
+    assert.equal(inOther('mq-find', queue), 'mq: No such file or directory');
   } finally {
     onHost('shm-remove', key);
     onHost('mq-remove', queue);

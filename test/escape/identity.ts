@@ -6,7 +6,14 @@ import { once } from 'node:events';
 import { readdirSync, readFileSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
 import type { View } from '../functions/probe/handler.ts';
-import { enter, isAlive, namespacesOf, processesOf, uidBaseOf } from '../support/containers.ts';
+import {
+  enter,
+  isAlive,
+  namespacesOf,
+  processesOf,
+  runInIpcOf,
+  uidBaseOf,
+} from '../support/containers.ts';
 import { asUser, assertRefused, callsInside, outside, type Call, type Check } from './check.ts';
 
 const functionUid = 1000;
@@ -192,11 +199,13 @@ export const identityChecks: readonly Check[] = [
       const key = String(0x6861_0000 + randomBytes(2).readUInt16LE());
       const queue = `/hatch-${key}`;
       assert.equal(await sibling.run('shm-make', key), 'shm: found');
-      assert.equal(await sibling.run('mq-make', queue), 'mq: found');
       assert.equal(await sibling.run('shm-find', key), 'shm: found');
-      assert.equal(await sibling.run('mq-find', queue), 'mq: found');
       assert.equal(await probe.run('shm-find', key), 'shm: No such file or directory');
-      assert.equal(await probe.run('mq-find', queue), 'mq: No such file or directory');
+      const inSibling = runInIpcOf(sibling.functionPid, program);
+      const inProbe = runInIpcOf(probe.functionPid, program);
+      assert.equal(inSibling('mq-make', queue), 'mq: found');
+      assert.equal(inSibling('mq-find', queue), 'mq: found');
+      assert.equal(inProbe('mq-find', queue), 'mq: No such file or directory');
       assert.match(outside([program, 'shm-find', key]).stdout, /No such file/);
     },
   },

@@ -127,6 +127,14 @@ export function enterOk(pid: number, namespaces: string[], command: string[]): s
   return result.stdout.trim();
 }
 
+/**
+ * Runs the probe's program in a container's IPC namespace, with the host's rights: where Landlock
+ * is in force nobody inside can open a POSIX queue, for a queue is a file on a mount of its own.
+ */
+export function runInIpcOf(pid: number, program: string): (...args: string[]) => string {
+  return (...args) => enter(pid, ['--ipc'], [program, ...args]).stdout.trim();
+}
+
 /** Kind to `kind:[inode]`. */
 export function namespacesOf(pid: number | 'self'): Record<string, string> {
   const kinds = ['cgroup', 'ipc', 'mnt', 'net', 'pid', 'user', 'uts'];

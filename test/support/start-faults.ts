@@ -177,7 +177,7 @@ export class StartFaults {
     if (victim === 'controller') return this.host.pid;
     let found: number | undefined;
     await waitFor(`${victim} at step "${stopped.step}"`, () => {
-      const init = this.#containerProcesses(stopped.pid).find((pid) => innerPid(pid) === 1);
+      const init = this.#containerProcesses().find((pid) => innerPid(pid) === 1);
       if (init === undefined) return false;
       if (victim === 'PID 1') found = init;
       else if (victim === 'zygote') found = parentOf(init);
@@ -188,16 +188,16 @@ export class StartFaults {
   }
 
   /** Those in a group of the host, and those in the pid namespace of one that has stopped. */
-  #containerProcesses(stoppedPid?: number): number[] {
+  #containerProcesses(): number[] {
     const outside = pidNamespaceOf(process.pid);
-    const stoppedIn = stoppedPid === undefined ? undefined : pidNamespaceOf(stoppedPid);
-    return descendantsOf(this.host.pid)
-      .map(({ pid }) => pid)
-      .filter((pid) => {
-        const namespace = pidNamespaceOf(pid);
-        if (namespace === undefined || namespace === outside) return false;
-        return namespace === stoppedIn || groupsOf(pid).includes(`/${this.host.cgroupParent}/`);
-      });
+    const all = descendantsOf(this.host.pid).map(({ pid }) => pid);
+    const stopped = all.filter((pid) => typeof stoppedProcess(pid) !== 'string');
+    const stoppedIn = new Set(stopped.map(pidNamespaceOf));
+    return all.filter((pid) => {
+      const namespace = pidNamespaceOf(pid);
+      if (namespace === undefined || namespace === outside) return false;
+      return stoppedIn.has(namespace) || groupsOf(pid).includes(`/${this.host.cgroupParent}/`);
+    });
   }
 
   /** Lets go on whoever has stopped, after the one that waits for this has had a look. */
