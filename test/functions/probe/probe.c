@@ -125,11 +125,17 @@ static int never_reap(Arguments a) {
 }
 
 /* All children fork, too, until the time is over; prints what the first refused fork was told. */
+static double seconds(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec + now.tv_nsec / 1e9;
+}
+
 static int fork_bomb(Arguments a) {
-  time_t end = time(NULL) + atoi(a[0]);
+  double end = seconds() + atoi(a[0]);
   int told = 0, forks = 0;
   pid_t first = getpid();
-  while (time(NULL) < end) {
+  while (seconds() < end) {
     pid_t pid = fork();
     if (pid > 0) forks++;
     if (pid < 0 && !told && getpid() == first) told = errno;
@@ -150,9 +156,8 @@ static int take_memory(Arguments a) {
 }
 
 static int spin(Arguments a) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  for (time_t end = now.tv_sec + atoi(a[0]); now.tv_sec < end;) clock_gettime(CLOCK_MONOTONIC, &now);
+  double end = seconds() + atoi(a[0]);
+  while (seconds() < end) {}
   return 0;
 }
 
