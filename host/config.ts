@@ -10,6 +10,7 @@ import { parseArgs } from 'node:util';
 import { z } from 'zod';
 import { HatchError, messageOf } from './base/errors.ts';
 import { isolationLayerNames } from './base/isolation.ts';
+import { evictionPolicyNames } from './image/policy/eviction-policy.ts';
 
 export type HostConfig = z.output<typeof hostConfigSchema>;
 
@@ -161,6 +162,10 @@ const shape = {
     .min(64 * 1024 * 1024)
     .default(10 * 1024 ** 3)
     .describe('Most bytes of unpacked layers on disk'),
+  layerCachePolicy: z
+    .enum(evictionPolicyNames)
+    .default('gdsf')
+    .describe('Which layers go when that is used up: by use, size and cost, or least recent first'),
   uidBase: z
     .int()
     .min(65_536)

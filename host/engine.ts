@@ -104,6 +104,7 @@ export async function openEngine(
   const layers = await LayerStore.open({
     root: directory('images'),
     capacityBytes: config.layerCacheBytes,
+    policy: config.layerCachePolicy,
   });
   opened.defer(() => layers.close());
   const baseImage = await layers.importLayout({ directory: config.baseImageDirectory });

@@ -1,13 +1,11 @@
 /**
- * Which layers stay on disk: least recently used first out, by bytes. A layer that is pinned, or
- * leased because it is mounted, is never evicted.
- *
- * lru-cache cannot refuse an eviction, so it holds only the layers that may go, in their order;
- * held ones live beside it and count against the same capacity.
+ * Which layers stay on disk, by bytes. A layer that is pinned, or leased because it is mounted, is
+ * never evicted; it counts against the same capacity. Among the others a policy decides.
  */
-import { LRUCache } from 'lru-cache';
 import { HatchError } from '../base/errors.ts';
 import type { Digest } from './digest.ts';
+import { makeEvictionPolicy } from './policy/eviction-policy.ts';
+import type { EvictionPolicy, EvictionPolicyName } from './policy/eviction-policy.ts';
 
 export interface CachedLayer {
   chainId: Digest;
@@ -34,21 +32,22 @@ export class LayerCache<L extends CachedLayer> {
   /** Leased or pinned. */
   readonly #heldIds = new Set<Digest>();
   #heldBytes = 0;
-  readonly #evictable: LRUCache<Digest, Slot<L>>;
+  readonly #evictable: EvictionPolicy;
 
   /** `onEvict` is called for each layer that had to make room, when it is already forgotten. */
-  constructor(options: { capacityBytes: number; onEvict: (layer: L) => void }) {
+  constructor(options: {
+    capacityBytes: number;
+    /** Default `gdsf`. */
+    policy?: EvictionPolicyName | undefined;
+    onEvict: (layer: L) => void;
+  }) {
     this.capacityBytes = options.capacityBytes;
     this.#onEvict = options.onEvict;
-    this.#evictable = new LRUCache({
-      // Room is made by us before it is needed, held layers counted: lru-cache only adds up.
-      maxSize: Number.MAX_SAFE_INTEGER,
-      sizeCalculation: ({ layer }) => sizeOf(layer),
-    });
+    this.#evictable = makeEvictionPolicy(options.policy ?? 'gdsf');
   }
 
   get usedBytes(): number {
-    return this.#heldBytes + this.#evictable.calculatedSize;
+    return this.#heldBytes + this.#evictable.bytes;
   }
 
   /** The part of `usedBytes` that cannot be evicted now. */
@@ -66,13 +65,12 @@ export class LayerCache<L extends CachedLayer> {
 
   /** All layers: first those that may be evicted, the next to go first. */
   layers(): L[] {
-    const evictable = [...this.#evictable.rvalues()].filter((slot) => slot !== undefined);
-    const held = [...this.#slots.values()].filter((slot) => this.#heldIds.has(slot.layer.chainId));
-    return [...evictable, ...held].map(({ layer }) => layer);
+    const ids = [...this.#evictable.order(), ...this.#heldIds];
+    return ids.map((id) => this.#slotOf(id).layer);
   }
 
   /**
-   * Adds a layer as the most recently used, evicting others as needed. Throws `image.cache_full`,
+   * Adds a layer as one just used, evicting others as needed. Throws `image.cache_full`,
    * with nothing evicted and nothing added, when it does not fit beside what is held.
    */
   add(layer: L): void {
@@ -83,7 +81,8 @@ export class LayerCache<L extends CachedLayer> {
     this.#makeRoom(sizeOf(layer));
     const slot = { layer, leases: 0, pinned: false };
     this.#slots.set(layer.chainId, slot);
-    this.#evictable.set(layer.chainId, slot);
+    this.#evictable.used(layer.chainId);
+    this.#makeEvictable(slot);
   }
 
   /**
@@ -93,23 +92,24 @@ export class LayerCache<L extends CachedLayer> {
   restore(layer: L, options: { pinned: boolean }): void {
     const slot = { layer, leases: 0, pinned: options.pinned };
     this.#slots.set(layer.chainId, slot);
+    this.#evictable.used(layer.chainId);
     if (slot.pinned) this.#hold(slot);
-    else this.#evictable.set(layer.chainId, slot);
+    else this.#makeEvictable(slot);
   }
 
   evictExcess(): void {
-    while (this.usedBytes > this.capacityBytes && this.#evictable.size > 0) this.#evictOldest();
+    this.#evict(this.usedBytes - this.capacityBytes);
   }
 
   /** Forgets a layer without calling `onEvict`. False when it is unknown or held. */
   remove(chainId: Digest): boolean {
-    if (!this.#evictable.delete(chainId)) return false;
+    if (!this.#evictable.remove(chainId)) return false;
     return this.#slots.delete(chainId);
   }
 
-  /** Makes a layer the most recently used. Throws `image.not_found`. */
+  /** Counts as a use, as adding and acquiring do. Throws `image.not_found`. */
   touch(chainId: Digest): void {
-    this.#evictable.get(this.#slotOf(chainId).layer.chainId);
+    this.#evictable.used(this.#slotOf(chainId).layer.chainId);
   }
 
   /** Keeps a layer until `unpin`, however often it was pinned. Throws `image.not_found`. */
@@ -135,6 +135,7 @@ export class LayerCache<L extends CachedLayer> {
     const slots = chainIds.map((chainId) => this.#slotOf(chainId));
     for (const slot of slots) {
       slot.leases += 1;
+      this.#evictable.used(slot.layer.chainId);
       this.#hold(slot);
     }
     let released = false;
@@ -161,7 +162,7 @@ export class LayerCache<L extends CachedLayer> {
   #hold(slot: Slot<L>): void {
     const { chainId } = slot.layer;
     if (this.#heldIds.has(chainId)) return;
-    this.#evictable.delete(chainId);
+    this.#evictable.remove(chainId);
     this.#heldIds.add(chainId);
     this.#heldBytes += sizeOf(slot.layer);
   }
@@ -170,8 +171,8 @@ export class LayerCache<L extends CachedLayer> {
     const { chainId } = slot.layer;
     if (slot.leases > 0 || slot.pinned || !this.#heldIds.delete(chainId)) return;
     this.#heldBytes -= sizeOf(slot.layer);
-    // In use until now: the most recently used.
-    this.#evictable.set(chainId, slot);
+    // In use until now.
+    this.#makeEvictable(slot);
     // Only a restart with a smaller capacity leaves more held than fits.
     this.evictExcess();
   }
@@ -191,18 +192,23 @@ export class LayerCache<L extends CachedLayer> {
           },
         },
       );
-    while (this.usedBytes + bytes > this.capacityBytes) this.#evictOldest();
+    this.#evict(this.usedBytes + bytes - this.capacityBytes);
   }
 
-  #evictOldest(): void {
-    const slot = this.#evictable.pop();
-    if (slot === undefined) return;
-    this.#slots.delete(slot.layer.chainId);
-    this.#onEvict(slot.layer);
+  #makeEvictable({ layer }: Slot<L>): void {
+    this.#evictable.add({ chainId: layer.chainId, bytes: sizeOf(layer) });
+  }
+
+  #evict(bytesWanted: number): void {
+    for (const id of this.#evictable.takeVictims(bytesWanted)) {
+      const { layer } = this.#slotOf(id);
+      this.#slots.delete(id);
+      this.#onEvict(layer);
+    }
   }
 }
 
-/** lru-cache takes no entry of size 0; an empty layer costs a directory anyway. */
+/** An empty layer costs a directory too. */
 function sizeOf(layer: CachedLayer): number {
   return Math.max(layer.sizeBytes, 1);
 }

@@ -14,6 +14,7 @@ import { hostPlatform } from './manifest.ts';
 import type { ImageConfig, Platform } from './manifest.ts';
 import { blobPath, readImage } from './oci-layout.ts';
 import type { LayoutImage } from './oci-layout.ts';
+import type { EvictionPolicyName } from './policy/eviction-policy.ts';
 import type { ImageRecord, LayerRecord } from './records.ts';
 import { parseReference } from './reference.ts';
 import { defaultUnpackLimits, unpackLayer } from './unpack.ts';
@@ -58,6 +59,8 @@ export interface LayerStoreOptions {
   root: string;
   /** For all unpacked layers together; an import needs its own size beside it for a moment. */
   capacityBytes?: number;
+  /** Which layers go first when that is used up. */
+  policy?: EvictionPolicyName;
   limits?: Partial<UnpackLimits>;
   /** A layer could not be deleted from the disk; it is tried again when the store is opened. */
   onCleanupError?: (error: unknown) => void;
@@ -81,6 +84,7 @@ export class LayerStore {
     this.#onCleanupError = options.onCleanupError ?? (() => {});
     this.#cache = new LayerCache({
       capacityBytes: options.capacityBytes ?? defaultCapacityBytes,
+      policy: options.policy,
       onEvict: (layer) => this.#discard(layer),
     });
   }
@@ -221,7 +225,7 @@ export class LayerStore {
     return this.#cache.isPinned(id);
   }
 
-  /** Makes a layer the most recently used. Throws `image.not_found`. */
+  /** Counts as a use. Throws `image.not_found`. */
   touch(id: Digest): void {
     this.#cache.touch(id);
   }

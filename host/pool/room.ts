@@ -7,7 +7,7 @@ import type { FunctionPool } from './function-pool.ts';
 import type { FunctionProfile } from './function-profile.ts';
 import type { Instance } from './instance.ts';
 import { MemoryBudget } from './memory-budget.ts';
-import { chooseVictims, GreedyDual, type IdleCandidate } from './policy/greedy-dual.ts';
+import { chooseVictims, GreedyDual, type EvictionCandidate } from '../base/greedy-dual.ts';
 
 export interface RoomOptions {
   memoryBytesMax: number;
@@ -26,7 +26,7 @@ export interface ContainerBytes {
 /** The room of an instance that is being made. */
 export type Grant = { readonly profile: FunctionProfile };
 
-interface Idle extends IdleCandidate {
+interface Idle extends EvictionCandidate {
   instance: Instance;
 }
 

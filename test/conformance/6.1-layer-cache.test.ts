@@ -20,7 +20,11 @@ let store: LayerStore;
 
 beforeEach(async () => {
   directory = await mkdtemp(join(tmpdir(), 'hatch-cache-'));
-  store = await LayerStore.open({ root: join(directory, 'store'), capacityBytes: 10 * MiB });
+  store = await LayerStore.open({
+    root: join(directory, 'store'),
+    capacityBytes: 10 * MiB,
+    policy: 'lru',
+  });
 });
 afterEach(async () => {
   await store.close();
@@ -95,7 +99,11 @@ test('6.1 a pinned layer is kept, also over a restart, until it is unpinned', as
   await store.pin(pinned.chainId);
   for (let round = 0; round < 4; round++) await importOne(`before-${round}`);
   await store.close();
-  store = await LayerStore.open({ root: join(directory, 'store'), capacityBytes: 10 * MiB });
+  store = await LayerStore.open({
+    root: join(directory, 'store'),
+    capacityBytes: 10 * MiB,
+    policy: 'lru',
+  });
   for (let round = 0; round < 4; round++) await importOne(`after-${round}`);
   assert.deepEqual(await present(), ['after-2', 'after-3', 'pinned']);
   await store.unpin(pinned.chainId);

@@ -225,7 +225,7 @@ describe('importing one layer', () => {
 describe('opening a store again', () => {
   test('finds its images, layers, pins and order of use', async () => {
     const { layout } = await makeLayout();
-    const first = await openStore();
+    const first = await openStore({ policy: 'lru' });
     const image = await first.importLayout({ directory: layout });
     const loose = await first.importLayer(await makeLayer([file('loose', '1')]));
     const [below, above] = image.layers;
@@ -233,7 +233,7 @@ describe('opening a store again', () => {
     await first.pin(below.chainId);
     first.touch(above.chainId);
     await first.close();
-    const second = await openStore();
+    const second = await openStore({ policy: 'lru' });
     assert.deepEqual(second.images(), [image]);
     assert.deepEqual(second.layers(), [loose, above, below]);
     assert.ok(second.isPinned(below.chainId));

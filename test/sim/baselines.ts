@@ -1,5 +1,5 @@
 /** What the policies are compared with: simple rules, and rules that know the future. */
-import { GreedyDual } from '../../host/pool/policy/greedy-dual.ts';
+import { GreedyDual } from '../../host/base/greedy-dual.ts';
 import { decode, type Timeline } from './arrivals.ts';
 import type { Candidate, VictimRule } from './replay.ts';
 

@@ -2,7 +2,7 @@
  * A pool without containers: it hands out, keeps, ends and pre-warms instances as the host does,
  * with the host's own policies, and counts what that costs.
  */
-import { chooseVictims } from '../../host/pool/policy/greedy-dual.ts';
+import { chooseVictims } from '../../host/base/greedy-dual.ts';
 import { InstanceDemand, type KeepAlivePolicy } from '../../host/pool/policy/instance-demand.ts';
 import { ParkedTarget } from '../../host/pool/policy/parked-target.ts';
 import { decode, type Event, type Timeline } from './arrivals.ts';

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { chooseVictims, GreedyDual } from '../../../../host/pool/policy/greedy-dual.ts';
+import { chooseVictims, GreedyDual } from '../../../host/base/greedy-dual.ts';
 
 const start = { costMs: 5, bytes: 1000 };
 
