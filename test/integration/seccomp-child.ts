@@ -11,6 +11,8 @@ if (module === undefined || filter === undefined) throw new Error('FILTER=… ch
 makeForkable();
 adoptEventLoop();
 setNoNewPrivileges();
+// Opened before, as an instance's: a profile may not let it find out what kind it is.
+process.stdout.write('');
 loadSeccompFilter(Buffer.from(filter, 'base64'));
 await import(module);
 // Node's own exit wakes a thread whose loop is older than the filter; no fork has that thread.

@@ -20,6 +20,16 @@ test('a forked Node does all ordinary work under the filter', () => {
   assert.match(output, /all parts work/);
 });
 
+test('under the strict profile it does all that this one promises', () => {
+  const { bpf: strict } = compileProfile('strict');
+  const output = runUnderFilter(['--single-threaded', child, join(here, 'seccomp-workload.ts')], {
+    FILTER: strict.toString('base64'),
+    PROFILE: 'strict',
+  });
+  assert.match(output, /all parts work/);
+  assert.doesNotMatch(output, /sockets/);
+});
+
 test('a Node that is started under the filter does all ordinary work', () => {
   const output = runUnderFilter([
     child,
@@ -125,11 +135,14 @@ const startAnother = `
   ]);
   process.stdout.write(stdout); process.stderr.write(stderr);`;
 
-function runUnderFilter(args: string[]): string {
+function runUnderFilter(
+  args: string[],
+  environment: Record<string, string> = { FILTER: bpf.toString('base64') },
+): string {
   const result = spawnSync(process.execPath, args, {
     encoding: 'utf8',
     timeout: 60_000,
-    env: { ...process.env, FILTER: bpf.toString('base64') },
+    env: { ...process.env, ...environment },
   });
   assert.equal(result.status, 0, `${result.signal ?? ''}\n${result.stdout}\n${result.stderr}`);
   return result.stdout;
