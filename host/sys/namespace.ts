@@ -87,6 +87,21 @@ export function openOwnNamespace(kind: string): number {
   return openSync(`/proc/thread-self/ns/${kind}`, 'r');
 }
 
+/** Runs something short in another network namespace: what it opens there stays there. */
+export function inNetworkNamespace<T>(fd: number, run: () => T): T {
+  const own = openOwnNamespace('net');
+  try {
+    joinNamespace(fd, namespaceFlag.network);
+    try {
+      return run();
+    } finally {
+      joinNamespace(own, namespaceFlag.network);
+    }
+  } finally {
+    closeSync(own);
+  }
+}
+
 /** Switches the loopback interface of the current network namespace on. */
 export function bringLoopbackUp(): void {
   const AF_INET = 2;

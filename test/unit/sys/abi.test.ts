@@ -14,13 +14,16 @@ import { errnoOf } from '../../../host/sys/libc.ts';
 import { pathBeneathLayout } from '../../../host/sys/landlock.ts';
 import { fsconfigCommand, mountAttribute, mountAttrLayout } from '../../../host/sys/mount.ts';
 import { interfaceRequestLayout, namespaceFlag } from '../../../host/sys/namespace.ts';
+import { netlinkLayout } from '../../../host/sys/netlink.ts';
 import { callNumber } from '../../../host/sys/numbers.ts';
+import { trafficControlLayout } from '../../../host/sys/port-filter.ts';
 import {
   pollFdLayout,
   resource,
   resourceLimitLayout,
   signalInfoBytes,
 } from '../../../host/sys/process.ts';
+import { rtnetlinkLayout } from '../../../host/sys/rtnetlink.ts';
 import { filterInstructionsMax, filterProgramLayout } from '../../../host/sys/seccomp-filter.ts';
 import {
   notificationAnswerLayout,
@@ -43,11 +46,23 @@ const headers = `
 #include <net/if.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
+#include <linux/if_addr.h>
+#include <linux/if_ether.h>
+#include <linux/if_link.h>
 #include <linux/keyctl.h>
 #include <linux/landlock.h>
+#include <linux/neighbour.h>
+#include <linux/netfilter/ipset/ip_set.h>
+#include <linux/netfilter/nf_tables.h>
+#include <linux/netfilter/nfnetlink.h>
+#include <linux/netlink.h>
 #include <linux/openat2.h>
+#include <linux/pkt_cls.h>
+#include <linux/pkt_sched.h>
+#include <linux/rtnetlink.h>
 #include <linux/seccomp.h>
 #include <linux/securebits.h>
+#include <linux/veth.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
@@ -67,7 +82,11 @@ const spelledInC: Record<string, string> = {
   ALLOW: 'SECCOMP_RET_ALLOW',
   ERRNO: 'SECCOMP_RET_ERRNO',
   BPF_LD_W_ABS: 'BPF_LD | BPF_W | BPF_ABS',
+  BPF_LD_H_ABS: 'BPF_LD | BPF_H | BPF_ABS',
   BPF_JEQ: 'BPF_JMP | BPF_JEQ | BPF_K',
+  SKF_AD_VLAN_TAG_PRESENT_AT: '(uint32_t)(SKF_AD_OFF + SKF_AD_VLAN_TAG_PRESENT)',
+  TC_H_OF_CLSACT: 'TC_H_MAKE(TC_H_CLSACT, 0)',
+  TC_H_INGRESS_FILTERS: 'TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)',
   SCMP_ACT_ERRNO: 'SCMP_ACT_ERRNO(0)',
   SECUREBITS:
     '(SECURE_ALL_BITS | SECURE_ALL_LOCKS | issecure_mask(SECURE_NO_CAP_AMBIENT_RAISE))' +
@@ -81,7 +100,7 @@ describe('the system layer agrees with the C compiler', () => {
   let inC: Map<string, bigint>;
   const constants = constantsInSource();
   const tables = namedTables();
-  const layouts = structureLayouts();
+  const layouts = [...structureLayouts(), ...netlinkLayouts()];
 
   before(() => {
     inC = evaluate([
@@ -263,6 +282,52 @@ function structureLayouts(): [string, number][] {
       ifr_flags: interfaceRequestLayout.flags,
     }),
     ...layout('struct signalfd_siginfo', signalInfoBytes, { ssi_signo: 0 }),
+  ];
+}
+
+/** Of the messages to the network stack: the fields are called as in C, but for capitals. */
+function netlinkLayouts(): [string, number][] {
+  const { nlmsghdr, nlmsgerr, nlattr } = netlinkLayout;
+  const { ifinfomsg, ifaddrmsg, rtmsg, ndmsg } = rtnetlinkLayout;
+  return [
+    ...layout('struct nlmsghdr', nlmsghdr.size, {
+      nlmsg_len: nlmsghdr.len,
+      nlmsg_type: nlmsghdr.type,
+      nlmsg_flags: nlmsghdr.flags,
+      nlmsg_seq: nlmsghdr.seq,
+    }),
+    ...layout('struct nlmsgerr', nlmsgerr.size, { error: nlmsgerr.error }),
+    ...layout('struct nlattr', nlattr.size, { nla_len: nlattr.len, nla_type: nlattr.type }),
+    ...layout('struct ifinfomsg', ifinfomsg.size, {
+      ifi_index: ifinfomsg.index,
+      ifi_flags: ifinfomsg.flags,
+      ifi_change: ifinfomsg.change,
+    }),
+    ...layout('struct ifaddrmsg', ifaddrmsg.size, {
+      ifa_family: ifaddrmsg.family,
+      ifa_prefixlen: ifaddrmsg.prefixlen,
+      ifa_index: ifaddrmsg.index,
+    }),
+    ...layout('struct rtmsg', rtmsg.size, {
+      rtm_family: rtmsg.family,
+      rtm_table: rtmsg.table,
+      rtm_protocol: rtmsg.protocol,
+      rtm_scope: rtmsg.scope,
+      rtm_type: rtmsg.type,
+    }),
+    ...layout('struct ndmsg', ndmsg.size, {
+      ndm_family: ndmsg.family,
+      ndm_ifindex: ndmsg.ifindex,
+      ndm_state: ndmsg.state,
+      ndm_flags: ndmsg.flags,
+    }),
+    ...layout('struct tcmsg', trafficControlLayout.size, {
+      tcm_ifindex: trafficControlLayout.ifindex,
+      tcm_handle: trafficControlLayout.handle,
+      tcm_parent: trafficControlLayout.parent,
+      tcm_info: trafficControlLayout.info,
+    }),
+    ...layout('struct sock_filter', 8, { code: 0, jt: 2, jf: 3, k: 4 }),
   ];
 }
 

@@ -1,0 +1,286 @@
+/**
+ * The network of the functions that may go somewhere. Nothing of it exists until the first such
+ * function asks. Then namespaces with an address wait in a stock; an instance is given one, and the
+ * firewall lets its address do what its function may. Nothing is used twice but the address, whose
+ * last owner's link must be gone first: the kernel destroys namespaces in the background, in batches.
+ */
+import { once } from 'node:events';
+import { closeSync } from 'node:fs';
+import { createServer, type Server } from 'node:net';
+import { HatchError, messageOf } from '../base/errors.ts';
+import { ReadyStock } from '../base/ready-stock.ts';
+import { isErrno } from '../sys/errors.ts';
+import { AddressPool, type InstanceAddress, type Subnets } from './address-pool.ts';
+import { Bridge, removeBridge } from './bridge.ts';
+import type { FirewallDriver, FirewallOptions } from './firewall-driver.ts';
+import { chooseDriver, driverOf } from './firewall.ts';
+import { machineNameservers } from './nameservers.ts';
+import { Policies, type HeldPolicy } from './policies.ts';
+import {
+  applySettings,
+  readTraces,
+  removeTraces,
+  restoreSettings,
+  settingsBefore,
+  wasNoRouter,
+  writeTraces,
+  type Traces,
+} from './traces.ts';
+
+export interface NetworkOptions {
+  bridge: string;
+  subnets: Subnets;
+  firewall: 'auto' | FirewallDriver['name'];
+  /** Undefined means those of the machine. */
+  nameservers: readonly string[] | undefined;
+  /** Where it is written down what to put back. */
+  tracesFile: string;
+  /** A network namespace with its loopback up. */
+  makeNamespace: () => Promise<number>;
+  onNotice: (message: string) => void;
+}
+
+/** What an instance is given of the network. */
+export interface Connection {
+  /** Open until `entered`. */
+  namespaceFd: number;
+  /** For /etc/hosts and /etc/resolv.conf. */
+  hosts: { name: string; addresses: string[] }[];
+  nameservers: string[];
+  /** The instance is in the namespace: it lives as long as the instance does. */
+  entered(): void;
+  /** Once no process of the instance is left. Twice is fine. */
+  release(): void;
+}
+
+interface Endpoint {
+  address: InstanceAddress;
+  namespaceFd: number;
+}
+
+/** Enough for a burst; each costs the kernel some ten KiB. */
+const endpointsReady = 8;
+/** How many addresses are tried whose last owner may not be gone yet. */
+const attachTriesMax = 64;
+
+export class Network {
+  readonly #options: NetworkOptions;
+  #opening: Promise<OpenNetwork> | undefined;
+  #closed = false;
+
+  /** Removes what a host that was killed has left. */
+  static async open(options: NetworkOptions): Promise<Network> {
+    const left = readTraces(options.tracesFile);
+    if (left !== undefined) {
+      removeBridge(left.bridge);
+      await driverOf(left.driver, { ...options, dropForeign: wasNoRouter(left) }).close();
+      restoreSettings(left);
+      removeTraces(options.tracesFile);
+    }
+    return new Network(options);
+  }
+
+  private constructor(options: NetworkOptions) {
+    this.#options = options;
+  }
+
+  /** Makes everything ready for instances with this egress list, so that they need not wait. */
+  async prepare(egress: readonly string[]): Promise<void> {
+    const { policies } = await this.#open();
+    (await policies.hold(egress)).release();
+  }
+
+  /**
+   * At once when the list was prepared and an address is ready. Rejects with `host.unsupported`,
+   * `host.start_failed` or, with all addresses taken, `host.busy`.
+   */
+  async connect(egress: readonly string[]): Promise<Connection> {
+    const open = await this.#open();
+    const held = await open.policies.hold(egress);
+    try {
+      const endpoint = open.stock.take() ?? (await open.makeEndpoint());
+      return open.admit(endpoint, held);
+    } catch (error) {
+      held.release();
+      throw error;
+    }
+  }
+
+  /** How it is at present, in words. */
+  get state(): string | undefined {
+    return this.#description;
+  }
+  #description: string | undefined;
+
+  /** When no instance is left. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    const open = await this.#opening?.catch(() => undefined);
+    await open?.close();
+  }
+
+  #open(): Promise<OpenNetwork> {
+    if (this.#closed) throw new HatchError('host.draining', 'The host is stopping');
+    this.#opening ??= OpenNetwork.open(this.#options).then(
+      (open) => {
+        this.#description = open.description;
+        return open;
+      },
+      (error: unknown) => {
+        // What was in the way may be mended by the next start.
+        this.#opening = undefined;
+        throw error;
+      },
+    );
+    return this.#opening;
+  }
+}
+
+class OpenNetwork {
+  readonly policies: Policies;
+  readonly stock: ReadyStock<Endpoint>;
+  readonly description: string;
+  readonly #options: NetworkOptions;
+  readonly #traces: Traces;
+  readonly #driver: FirewallDriver;
+  readonly #bridge: Bridge;
+  readonly #addresses: AddressPool;
+  readonly #lock: Server;
+
+  static async open(options: NetworkOptions): Promise<OpenNetwork> {
+    const { bridge, subnets, tracesFile } = options;
+    const lock = await lockBridge(bridge);
+    try {
+      const driverName = await chooseDriver(options.firewall);
+      const traces: Traces = { bridge, driver: driverName, settings: settingsBefore() };
+      const dropForeign = wasNoRouter(traces);
+      const firewallOptions: FirewallOptions = { bridge, subnets, dropForeign };
+      const driver = driverOf(driverName, firewallOptions);
+      writeTraces(tracesFile, traces);
+      // Nothing flows before there are rules.
+      await driver.open();
+      const opened = {
+        options,
+        traces,
+        driver,
+        lock,
+        bridge: Bridge.open({ name: bridge, subnets }),
+      };
+      applySettings(traces);
+      const open = new OpenNetwork(opened);
+      await open.stock.fill();
+      return open;
+    } catch (cause) {
+      lock.close();
+      const message = `Cannot set up the network of functions: ${messageOf(cause)}`;
+      throw new HatchError('host.unsupported', message, { cause });
+    }
+  }
+
+  private constructor(opened: {
+    options: NetworkOptions;
+    traces: Traces;
+    driver: FirewallDriver;
+    bridge: Bridge;
+    lock: Server;
+  }) {
+    const { options, driver } = opened;
+    this.#options = options;
+    this.#traces = opened.traces;
+    this.#driver = driver;
+    this.#bridge = opened.bridge;
+    this.#lock = opened.lock;
+    this.#addresses = new AddressPool(options.subnets);
+    this.description = `bridge ${options.bridge}, firewall ${driver.name}`;
+    const nameservers = options.nameservers ?? machineNameservers();
+    this.policies = new Policies({ driver, nameservers, onNotice: options.onNotice });
+    this.stock = new ReadyStock({
+      count: endpointsReady,
+      make: () => this.makeEndpoint(),
+      discard: (endpoint) => this.#discard(endpoint),
+      onError: (error) => options.onNotice(messageOf(error)),
+    });
+  }
+
+  async makeEndpoint(): Promise<Endpoint> {
+    const namespaceFd = await this.#options.makeNamespace();
+    try {
+      return { namespaceFd, address: this.#attach(namespaceFd) };
+    } catch (error) {
+      closeSync(namespaceFd);
+      throw error;
+    }
+  }
+
+  admit({ address, namespaceFd }: Endpoint, { policy, release }: HeldPolicy): Connection {
+    this.#driver.admit(address, policy);
+    let isOpen = true;
+    const entered = (): void => {
+      if (isOpen) closeSync(namespaceFd);
+      isOpen = false;
+    };
+    let isHeld = true;
+    return {
+      namespaceFd,
+      hosts: policy.hosts,
+      nameservers: policy.nameservers,
+      entered,
+      release: () => {
+        entered();
+        if (!isHeld) return;
+        isHeld = false;
+        this.#driver.dismiss(address, policy);
+        this.#addresses.release(address);
+        release();
+      },
+    };
+  }
+
+  async close(): Promise<void> {
+    await this.stock.close();
+    await this.policies.idle();
+    this.#bridge.close();
+    restoreSettings(this.#traces);
+    await this.#driver.close();
+    removeTraces(this.#options.tracesFile);
+    this.#lock.close();
+  }
+
+  #attach(namespaceFd: number): InstanceAddress {
+    for (let tries = 0; tries < attachTriesMax; tries++) {
+      const address = this.#addresses.take();
+      if (address === undefined) break;
+      if (this.#tryAttach(namespaceFd, address)) return address;
+      this.#addresses.release(address);
+    }
+    throw new HatchError('host.busy', 'All addresses of "networkIpv4" are taken: enlarge it');
+  }
+
+  #tryAttach(namespaceFd: number, address: InstanceAddress): boolean {
+    try {
+      return this.#bridge.attach(namespaceFd, address);
+    } catch (error) {
+      this.#addresses.release(address);
+      throw error;
+    }
+  }
+
+  #discard({ address, namespaceFd }: Endpoint): void {
+    closeSync(namespaceFd);
+    this.#addresses.release(address);
+  }
+}
+
+/** Held by this process until it ends, in this network namespace: two hosts need two bridges. */
+async function lockBridge(bridge: string): Promise<Server> {
+  const lock = createServer((socket) => socket.destroy());
+  lock.listen(`\0hatch-network-${bridge}`).unref();
+  try {
+    await once(lock, 'listening');
+  } catch (error) {
+    if (!isErrno(error, 'EADDRINUSE')) throw error;
+    const message = `Bridge "${bridge}" is another host's: set networkBridge, networkIpv4, networkIpv6`;
+    throw new HatchError('host.config_invalid', message, { cause: error });
+  }
+  return lock;
+}

@@ -1,0 +1,6 @@
+import { NftablesDriver } from '../../host/network/nftables.ts';
+import { leaveMachineNetwork } from '../support/test-network.ts';
+import { firewallContract } from './firewall.ts';
+
+leaveMachineNetwork();
+firewallContract((options) => new NftablesDriver(options));
