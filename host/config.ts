@@ -11,6 +11,7 @@ import { z } from 'zod';
 import { HatchError, messageOf } from './base/errors.ts';
 import { isolationLayerNames } from './base/isolation.ts';
 import { evictionPolicyNames } from './image/policy/eviction-policy.ts';
+import { isIpv4, parseAddress, parseSubnet } from './network/subnet.ts';
 
 export type HostConfig = z.output<typeof hostConfigSchema>;
 
@@ -178,6 +179,32 @@ const shape = {
     .max(60_000)
     .default(4096)
     .describe('Ranges of 65536 user ids from uidBase on; one for each container'),
+  networkBridge: z
+    .string()
+    .regex(/^hatch[a-z0-9]{1,4}$/, 'must be "hatch" and 1 to 4 of a-z 0-9')
+    .default('hatch0')
+    .describe('Bridge of the functions with egress, made when one is deployed; one host each'),
+  networkIpv4: z
+    .string()
+    .refine((text) => isSubnet(text, 4, 16, 29), 'must be like 10.10.0.0/24, of /16 to /29')
+    .default('10.10.0.0/24')
+    .describe('IPv4 addresses of the bridge and of instances with egress'),
+  networkIpv6: z
+    .string()
+    .refine((text) => isSubnet(text, 6, 8, 112), 'must be like fd00:1234::/64, of at most /112')
+    .default('fd68:6174:6368::/64')
+    .describe('IPv6 addresses of the bridge and of instances with egress'),
+  firewall: z
+    .enum(['auto', 'nftables', 'iptables'])
+    .default('auto')
+    .describe('What enforces egress lists; auto: iptables where its rules drop what is forwarded'),
+  nameservers: z
+    .string()
+    .refine((text) => text.split(',').every((one) => parseAddress(one) !== undefined), {
+      message: 'must be addresses with commas between them',
+    })
+    .optional()
+    .describe('Nameservers of functions that may go anywhere; by default those of this machine'),
   fork: z
     .enum(['auto', 'never'])
     .default('auto')
@@ -242,6 +269,12 @@ function accessProblems(config: Partial<HostConfig>): { path: Key; message: stri
     problems.push({ path, message: 'a certificate and its key belong together: set both' });
   }
   return problems;
+}
+
+function isSubnet(text: string, version: 4 | 6, shortest: number, longest: number): boolean {
+  const subnet = parseSubnet(text);
+  if (subnet === undefined || isIpv4(subnet) !== (version === 4)) return false;
+  return subnet.prefixLength >= shortest && subnet.prefixLength <= longest;
 }
 
 type Key = keyof typeof shape;

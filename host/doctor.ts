@@ -14,7 +14,7 @@ import { oomScore, ownOomScore } from './sys/oom-score.ts';
 
 /** What a host cannot do without was exercised when it started. */
 export function examineHost(engine: Engine): Promise<Check[]> {
-  const { zygotes, baseImage, layers, pool, optionalLimits, isolation } = engine;
+  const { zygotes, baseImage, layers, pool, network, optionalLimits, isolation } = engine;
   const { mode, reason, pid, forks, generation } = zygotes.default.state;
   const forking: Check =
     mode === 'fork'
@@ -34,6 +34,7 @@ export function examineHost(engine: Engine): Promise<Check[]> {
     ...isolationChecks(isolation),
     ok('system calls', 'allowlist "node"'),
     ok('root file system', 'overlay on idmapped layers, upper in memory'),
+    ok('network', network.description ?? 'loopback only, as no function has egress'),
     ok('base image', `${baseImage.reference}, ${baseImage.layers.length} layers`),
     ok('layer cache', `${usedBytes} of ${capacityBytes} bytes`),
     ok('parked containers', String(pool.stats().parked)),

@@ -15,6 +15,8 @@ import { ReadyCgroups } from './cgroup/ready-cgroups.ts';
 import { enterSubtree } from './cgroup/subtree.ts';
 import type { HostConfig } from './config.ts';
 import { LayerStore, type StoredImage } from './image/layer-store.ts';
+import { Network } from './network/network.ts';
+import { parseSubnet, type Subnet } from './network/subnet.ts';
 import { IdRanges } from './namespace/id-ranges.ts';
 import { Pool, type PoolLimits } from './pool/pool.ts';
 import type { ZygoteSetup } from './protocol/zygote.ts';
@@ -41,6 +43,7 @@ export interface Engine {
   baseImage: StoredImage;
   zygotes: Zygotes;
   pool: Pool;
+  network: Network;
   /** Which limits an instance can have here besides those of CPU, memory and pids. */
   optionalLimits: OptionalLimits;
   isolation: Isolation;
@@ -129,6 +132,8 @@ export async function openEngine(
 
   const networks = networkStock(zygotes.default, onNotice);
   opened.defer(() => networks.close());
+  const network = await Network.open(networkOptions(config, zygotes.default, onNotice));
+  opened.defer(() => network.close());
   const idRanges = new IdRanges({
     firstHostId: config.uidBase,
     rangesMax: config.uidRanges,
@@ -142,7 +147,7 @@ export async function openEngine(
   );
 
   const parts = { cgroups: ready, storage, idRanges, networks };
-  const pool = openPool({ config, zygotes, parts, isolation, onNotice });
+  const pool = openPool({ config, zygotes, network, parts, isolation, onNotice });
   opened.defer(() => pool.close());
   tellOfRefused(refusedCalls, pool, onNotice);
   await pool.fill();
@@ -150,7 +155,7 @@ export async function openEngine(
   const all = opened.move();
   const { optional: optionalLimits } = cgroups;
   const close = () => all.disposeAsync();
-  return { layers, baseImage, zygotes, pool, optionalLimits, isolation, close };
+  return { layers, baseImage, zygotes, pool, network, optionalLimits, isolation, close };
 }
 
 /** In the log of the function whose process it was. */
@@ -169,16 +174,18 @@ function tellOfRefused(
 function openPool(options: {
   config: HostConfig;
   zygotes: Zygotes;
+  network: Network;
   parts: SandboxParts;
   isolation: Isolation;
   onNotice: (message: string) => void;
 }): Pool {
-  const { config, zygotes, parts, isolation, onNotice } = options;
+  const { config, zygotes, network, parts, isolation, onNotice } = options;
   if (readPressure() === undefined) onNotice(noPressure);
   return Pool.open({
     parts,
     zygotes,
     isolation,
+    connect: (egress) => network.connect(egress),
     ...poolLimits(config),
     readPressure,
     onNotice,
@@ -223,6 +230,29 @@ function networkStock(
     discard: closeSync,
     onError: (error) => onNotice(`Cannot make a network namespace: ${messageOf(error)}`),
   });
+}
+
+function networkOptions(
+  config: HostConfig,
+  zygote: Zygotes['default'],
+  onNotice: (message: string) => void,
+): Parameters<typeof Network.open>[0] {
+  return {
+    bridge: config.networkBridge,
+    subnets: { ipv4: subnetOf(config.networkIpv4), ipv6: subnetOf(config.networkIpv6) },
+    firewall: config.firewall,
+    nameservers: config.nameservers?.split(','),
+    tracesFile: join(config.stateDirectory, 'network.json'),
+    makeNamespace: () => zygote.makeNetworkNamespace(),
+    onNotice,
+  };
+}
+
+/** Of a configuration that was checked. */
+function subnetOf(text: string): Subnet {
+  const subnet = parseSubnet(text);
+  if (subnet === undefined) throw new HatchError('host.config_invalid', `"${text}" is no subnet`);
+  return subnet;
 }
 
 function startZygotes(options: {

@@ -169,6 +169,7 @@ async function serve({ config, log, engine, connection, opened }: Serving): Prom
       ),
     pool,
     log,
+    onLoaded: ({ egress }) => engine.network.prepare(egress),
   });
   opened.defer(() => functions.close());
   await secrets.watch({

@@ -21,6 +21,8 @@ nats-server|command nats-server|required|no host starts by itself: no demo, no t
 libseccomp2|library libseccomp.so.2|required|no container starts
 ca-certificates|file /etc/ssl/certs/ca-certificates.crt|required|no image can be built or pulled
 iproute2|command ip|optional|the network tests fail
+nftables|command nft|optional|egress needs iptables instead; the network tests fail
+iptables|command iptables-restore|optional|the network tests fail; with nftables hatch itself works
 openssl|command openssl|optional|the tests of TLS fail; hatch itself works
 skopeo|command skopeo|optional|the image tests fail; hatch itself works
 umoci|command umoci|optional|the image tests fail; hatch itself works

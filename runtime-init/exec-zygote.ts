@@ -39,7 +39,7 @@ import { receiveMessage, socketPair } from '../host/sys/socket.ts';
 import { bootCommand, type Boot } from './boot.ts';
 import { fdFor, groupByRole } from './container-start.ts';
 import { makeNetworkNamespace } from './network-namespace.ts';
-import { enterRoot, makeMounts, waitForFunction, type Mounts } from './park.ts';
+import { enterRoot, makeMounts, nameHosts, waitForFunction, type Mounts } from './park.ts';
 import { coverProc, procAttributes } from './proc-mount.ts';
 import { answer, answerWithFd, nextRequest, zygoteSocketFd } from './zygote-socket.ts';
 
@@ -196,6 +196,7 @@ function assign(container: Waiting, own: Map<Kind, number>, setup: ZygoteSetup):
     const received = waitForFunction(container.invoke);
     if (received === undefined) return;
     const { specialisation, rootFd, mounts } = received;
+    if (specialisation.network !== undefined) nameHosts(rootFd, specialisation.network);
     joinNamespace(container.mountNamespace, namespaceFlag.mount);
     try {
       // PID 1 has mounted it: only a process inside can have the right one.

@@ -2,7 +2,7 @@
  * The function process before it has a function: everything that needs no function is done, then it
  * blocks until the host sends one, with a root to live in.
  */
-import { closeSync, constants, openSync } from 'node:fs';
+import { closeSync, constants, fchownSync, fstatSync, openSync, writeSync } from 'node:fs';
 import { messageOf } from '../host/base/errors.ts';
 import type { Step } from '../host/base/channels.ts';
 import { StepTimer } from '../host/base/step-timer.ts';
@@ -20,6 +20,7 @@ import {
   pivotRootHere,
   tmpfsSize,
 } from '../host/sys/mount.ts';
+import { joinNamespace, namespaceFlag } from '../host/sys/namespace.ts';
 import {
   changeDirectoryTo,
   duplicateTo,
@@ -88,6 +89,8 @@ export interface Assigned {
   rootFd: number;
   /** What only this function gets. */
   mounts: Mounts;
+  /** To be entered; undefined for a container that stays where it is. */
+  networkFd: number | undefined;
 }
 
 /**
@@ -96,21 +99,26 @@ export interface Assigned {
  */
 export function waitForFunction(invoke: number): Assigned | undefined {
   const reader = new FrameReader();
-  let specialisation: Specialisation | undefined;
   const fds: number[] = [];
-  while (specialisation === undefined || fds.length === 0) {
+  let specialisation: Specialisation | undefined;
+  let fdsExpected = Infinity;
+  while (specialisation === undefined || fds.length < fdsExpected) {
     // The event loop's socket has made the descriptor non-blocking.
     waitReadable([invoke], -1);
     const message = receiveMessage(invoke);
     if (message === undefined) return undefined;
     fds.push(...message.fds);
     reader.push(message.bytes, (frame) => {
-      if (frame.type === frameType.specialise) specialisation = decodeJson(frame);
+      if (frame.type !== frameType.specialise) return;
+      specialisation = decodeJson<Specialisation>(frame);
+      fdsExpected = specialisation.network?.isSent === true ? 2 : 1;
     });
   }
+  // In the order of the messages: the network, the root, what only this function gets.
+  const networkFd = fdsExpected === 2 ? fds.shift() : undefined;
   const [rootFd = -1, secretsFd] = fds;
   const mounts: Mounts = secretsFd === undefined ? [] : [[secretsDirectory.slice(1), secretsFd]];
-  return { specialisation, rootFd, mounts };
+  return { specialisation, rootFd, mounts, networkFd };
 }
 
 interface Assignment {
@@ -122,8 +130,13 @@ interface Assignment {
 }
 
 function specialise({ blank, start, assigned, steps }: Assignment): void {
-  const { specialisation, rootFd, mounts } = assigned;
+  const { specialisation, rootFd, mounts, networkFd } = assigned;
   const timer = new StepTimer();
+  if (networkFd !== undefined) {
+    joinNamespace(networkFd, namespaceFlag.network);
+    closeSync(networkFd);
+  }
+  if (specialisation.network !== undefined) nameHosts(rootFd, specialisation.network);
   enterRoot(rootFd, [...blank.mounts, ...mounts]);
   timer.finish('rootfs');
   Object.assign(process.env, specialisation.env);
@@ -140,6 +153,25 @@ function specialise({ blank, start, assigned, steps }: Assignment): void {
   hearOther(blank.link);
   closeSync(blank.link);
   blank.server.load(specialisation, [...steps, ...timer.steps]);
+}
+
+/** Owned by the container's root, as all of `/etc` is. */
+export function nameHosts(rootFd: number, network: NonNullable<Specialisation['network']>): void {
+  const { uid, gid } = fstatSync(rootFd);
+  const files = { 'etc/hosts': network.hosts, 'etc/resolv.conf': network.resolvers };
+  for (const [path, text] of Object.entries(files)) {
+    const fd = openAt(rootFd, path, {
+      flags: constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC,
+      mode: 0o644,
+      resolve: resolve.beneath | resolve.noSymlinks | resolve.noMagicLinks,
+    });
+    try {
+      fchownSync(fd, uid, gid);
+      writeSync(fd, text);
+    } finally {
+      closeSync(fd);
+    }
+  }
 }
 
 /** All by descriptor: an image may have a symbolic link where a mount belongs. */

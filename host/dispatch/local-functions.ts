@@ -28,6 +28,8 @@ export interface LocalFunctionsOptions {
   readSecret: FunctionSecrets['read'];
   pool: Pick<InstancePool, 'prepare' | 'retire' | 'stats'>;
   log: DispatchLog;
+  /** A version is there: what its instances will need may be made ready. */
+  onLoaded?: (fn: PoolFunction) => void;
   /** Pause after the first failure; doubles up to half a minute. */
   retryMs?: number;
 }
@@ -131,6 +133,7 @@ export class LocalFunctions {
     const versions = this.#loaded.get(version.name) ?? new Map<string, Loaded>();
     versions.set(version.version, loaded);
     this.#loaded.set(version.name, versions);
+    this.#options.onLoaded?.(loaded.fn);
     return loaded;
   }
 
@@ -208,6 +211,7 @@ export function poolFunctionOf(
     reuse: manifest.reuse,
     tenant: manifest.tenant,
     isolation: manifest.isolation,
+    egress: manifest.network === 'none' ? [] : manifest.network.egress,
     env: manifest.env,
     ...(uses.length === 0 ? {} : { secrets: { uses, read: readSecret } }),
   };

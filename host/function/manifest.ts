@@ -6,6 +6,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { HatchError, messageOf } from '../base/errors.ts';
+import { parseEgressRule } from '../network/egress.ts';
 import {
   beyondMachine,
   contradictions,
@@ -89,8 +90,12 @@ export const variableName = z
   .string()
   .max(128)
   .regex(/^[A-Za-z_][A-Za-z0-9_]*$/, 'must be letters, digits and _');
-const portProtocol =
-  /^(?:[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])\/(?:tcp|udp)$/;
+const egressRule = z
+  .string()
+  .max(300)
+  .refine((text) => parseEgressRule(text) !== undefined, {
+    message: 'must be like 443/tcp, 10.0.0.0/8, [2001:db8::/32]:443/tcp or example.com:443/tcp',
+  });
 
 const manifestSchema = z.strictObject({
   $schema: z.string().optional().describe('Where editors find the schema of this file'),
@@ -160,11 +165,14 @@ const manifestSchema = z.strictObject({
     .union([
       z.literal('none'),
       z.strictObject({
-        egress: z.array(z.string().regex(portProtocol, 'must be like 443/tcp')).max(64),
+        egress: z
+          .array(egressRule)
+          .max(64)
+          .describe('What instances may reach: 443/tcp, 10.0.0.0/8, example.com:443/tcp'),
       }),
     ])
     .default('none')
-    .describe('none: loopback only'),
+    .describe('none: loopback only; else what is listed, by IPv4 and IPv6, and nothing else'),
   env: z
     .record(
       variableName,
@@ -228,7 +236,6 @@ function unusable({ network, seccomp }: FunctionManifest): ManifestProblem[] {
 function unsupported(manifest: FunctionManifest): ManifestProblem[] {
   const found: [path: string, wanted: string | undefined][] = [
     ['storage', manifest.storage === 'overlay' ? undefined : `driver "${manifest.storage}"`],
-    ['network', manifest.network === 'none' ? undefined : 'a network other than "none"'],
     ['layers', manifest.layers.length === 0 ? undefined : 'a list that is not empty'],
     ['triggers', manifest.triggers.length === 0 ? undefined : 'a list that is not empty'],
   ];

@@ -63,12 +63,12 @@ export const neverReachable = {
   ],
 } as const;
 
-const namePattern =
-  /^(?=.{1,253}$)[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)+$/i;
+const nameCharsMax = 253;
+const label = /^[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?$/i;
 const dnsPort = 53;
 
 /**
- * `443/tcp`, `10.0.0.0/8`, `10.1.2.3:5432/tcp`, `[2001:db8::/32]:443/tcp`, `api.example.com:443/tcp`.
+ * `443/tcp`, `10.0.0.0/8`, `10.1.2.3:5432/tcp`, `[2001:db8::/32]:443/tcp`, `example.com:443/tcp`.
  * Undefined when it is none of these.
  */
 export function parseEgressRule(text: string): EgressRule | undefined {
@@ -85,9 +85,7 @@ export function parseEgressRule(text: string): EgressRule | undefined {
   const needsBrackets = service !== undefined && subnet !== undefined && !isIpv4(subnet);
   if (subnet !== undefined && (bracketed !== undefined || !needsBrackets))
     return { to: { subnet }, service };
-  if (bracketed !== undefined || subnet !== undefined || !namePattern.test(to)) return undefined;
-  // All-numeric names are addresses with a mistake in them.
-  if (/^[\d.]+$/.test(to)) return undefined;
+  if (bracketed !== undefined || subnet !== undefined || !isName(to)) return undefined;
   return { to: { name: to.toLowerCase() }, service };
 }
 
@@ -96,7 +94,7 @@ export function namesIn(rules: readonly EgressRule[]): string[] {
   return [...new Set(names)].toSorted();
 }
 
-/** `addresses` are those of each name; `nameservers` those that this host would let functions use. */
+/** `addresses` are those of each name; `nameservers` those that functions of this host may use. */
 export function makePolicy(options: {
   rules: readonly EgressRule[];
   addresses: ReadonlyMap<string, readonly string[]>;
@@ -125,6 +123,23 @@ export function makePolicy(options: {
   const content = { dns, permits, hosts, nameservers };
   const id = createHash('sha256').update(JSON.stringify(content)).digest('hex').slice(0, 12);
   return { id, ...content };
+}
+
+/** What the firewall lets through under a name is what the name means inside. */
+export function hostsFile({ hosts }: Pick<EgressPolicy, 'hosts'>): string {
+  const named = hosts.flatMap(({ name, addresses }) => addresses.map((one) => `${one} ${name}`));
+  return ['127.0.0.1 localhost', '::1 localhost', ...named, ''].join('\n');
+}
+
+export function resolversFile({ nameservers }: Pick<EgressPolicy, 'nameservers'>): string {
+  return nameservers.map((address) => `nameserver ${address}\n`).join('');
+}
+
+/** With a dot at least; one of numbers only is an address with a mistake in it. */
+function isName(text: string): boolean {
+  const labels = text.split('.');
+  if (labels.length < 2 || text.length > nameCharsMax || /^[\d.]+$/.test(text)) return false;
+  return labels.every((one) => label.test(one));
 }
 
 type Service = Pick<Permit, 'protocol' | 'port'>;

@@ -2,7 +2,8 @@
  * The network of the functions that may go somewhere. Nothing of it exists until the first such
  * function asks. Then namespaces with an address wait in a stock; an instance is given one, and the
  * firewall lets its address do what its function may. Nothing is used twice but the address, whose
- * last owner's link must be gone first: the kernel destroys namespaces in the background, in batches.
+ * last owner's link must be gone first: the kernel destroys namespaces in the background, in
+ * batches.
  */
 import { once } from 'node:events';
 import { closeSync } from 'node:fs';
@@ -12,7 +13,8 @@ import { ReadyStock } from '../base/ready-stock.ts';
 import { isErrno } from '../sys/errors.ts';
 import { AddressPool, type InstanceAddress, type Subnets } from './address-pool.ts';
 import { Bridge, removeBridge } from './bridge.ts';
-import type { FirewallDriver, FirewallOptions } from './firewall-driver.ts';
+import { hostsFile, resolversFile } from './egress.ts';
+import type { FirewallDriver } from './firewall-driver.ts';
 import { chooseDriver, driverOf } from './firewall.ts';
 import { machineNameservers } from './nameservers.ts';
 import { Policies, type HeldPolicy } from './policies.ts';
@@ -41,13 +43,13 @@ export interface NetworkOptions {
 }
 
 /** What an instance is given of the network. */
-export interface Connection {
+export interface NetworkAccess {
   /** Open until `entered`. */
   namespaceFd: number;
-  /** For /etc/hosts and /etc/resolv.conf. */
-  hosts: { name: string; addresses: string[] }[];
-  nameservers: string[];
-  /** The instance is in the namespace: it lives as long as the instance does. */
+  /** The contents of /etc/hosts and /etc/resolv.conf. */
+  hosts: string;
+  resolvers: string;
+  /** The instance has the namespace's descriptor: it lives as long as the instance does. */
   entered(): void;
   /** Once no process of the instance is left. Twice is fine. */
   release(): void;
@@ -66,6 +68,7 @@ const attachTriesMax = 64;
 export class Network {
   readonly #options: NetworkOptions;
   #opening: Promise<OpenNetwork> | undefined;
+  #description: string | undefined;
   #closed = false;
 
   /** Removes what a host that was killed has left. */
@@ -84,17 +87,19 @@ export class Network {
     this.#options = options;
   }
 
-  /** Makes everything ready for instances with this egress list, so that they need not wait. */
-  async prepare(egress: readonly string[]): Promise<void> {
-    const { policies } = await this.#open();
-    (await policies.hold(egress)).release();
+  /** In the background, so that the first instance with this egress list need not wait. */
+  prepare(egress: readonly string[]): void {
+    if (egress.length === 0) return;
+    this.#open()
+      .then(async ({ policies }) => (await policies.hold(egress)).release())
+      .catch((error: unknown) => this.#options.onNotice(messageOf(error)));
   }
 
   /**
    * At once when the list was prepared and an address is ready. Rejects with `host.unsupported`,
    * `host.start_failed` or, with all addresses taken, `host.busy`.
    */
-  async connect(egress: readonly string[]): Promise<Connection> {
+  async connect(egress: readonly string[]): Promise<NetworkAccess> {
     const open = await this.#open();
     const held = await open.policies.hold(egress);
     try {
@@ -106,11 +111,10 @@ export class Network {
     }
   }
 
-  /** How it is at present, in words. */
-  get state(): string | undefined {
+  /** How it is at present, in words; undefined as long as nobody needed it. */
+  get description(): string | undefined {
     return this.#description;
   }
-  #description: string | undefined;
 
   /** When no instance is left. */
   async close(): Promise<void> {
@@ -119,7 +123,7 @@ export class Network {
     await open?.close();
   }
 
-  #open(): Promise<OpenNetwork> {
+  async #open(): Promise<OpenNetwork> {
     if (this.#closed) throw new HatchError('host.draining', 'The host is stopping');
     this.#opening ??= OpenNetwork.open(this.#options).then(
       (open) => {
@@ -141,55 +145,46 @@ class OpenNetwork {
   readonly stock: ReadyStock<Endpoint>;
   readonly description: string;
   readonly #options: NetworkOptions;
-  readonly #traces: Traces;
   readonly #driver: FirewallDriver;
   readonly #bridge: Bridge;
   readonly #addresses: AddressPool;
-  readonly #lock: Server;
+  #opened = new AsyncDisposableStack();
 
   static async open(options: NetworkOptions): Promise<OpenNetwork> {
     const { bridge, subnets, tracesFile } = options;
-    const lock = await lockBridge(bridge);
+    await using opened = new AsyncDisposableStack();
     try {
+      const lock = await lockBridge(bridge);
+      opened.defer(() => void lock.close());
       const driverName = await chooseDriver(options.firewall);
       const traces: Traces = { bridge, driver: driverName, settings: settingsBefore() };
       const dropForeign = wasNoRouter(traces);
-      const firewallOptions: FirewallOptions = { bridge, subnets, dropForeign };
-      const driver = driverOf(driverName, firewallOptions);
+      const driver = driverOf(driverName, { bridge, subnets, dropForeign });
       writeTraces(tracesFile, traces);
+      opened.defer(() => removeTraces(tracesFile));
+      opened.defer(() => driver.close());
       // Nothing flows before there are rules.
       await driver.open();
-      const opened = {
-        options,
-        traces,
-        driver,
-        lock,
-        bridge: Bridge.open({ name: bridge, subnets }),
-      };
+      const link = Bridge.open({ name: bridge, subnets });
+      opened.defer(() => link.close());
+      opened.defer(() => restoreSettings(traces));
       applySettings(traces);
-      const open = new OpenNetwork(opened);
+      const open = new OpenNetwork({ options, driver, bridge: link });
       await open.stock.fill();
+      open.#opened = opened.move();
       return open;
     } catch (cause) {
-      lock.close();
+      if (cause instanceof HatchError && cause.code === 'host.config_invalid') throw cause;
       const message = `Cannot set up the network of functions: ${messageOf(cause)}`;
       throw new HatchError('host.unsupported', message, { cause });
     }
   }
 
-  private constructor(opened: {
-    options: NetworkOptions;
-    traces: Traces;
-    driver: FirewallDriver;
-    bridge: Bridge;
-    lock: Server;
-  }) {
+  private constructor(opened: { options: NetworkOptions; driver: FirewallDriver; bridge: Bridge }) {
     const { options, driver } = opened;
     this.#options = options;
-    this.#traces = opened.traces;
     this.#driver = driver;
     this.#bridge = opened.bridge;
-    this.#lock = opened.lock;
     this.#addresses = new AddressPool(options.subnets);
     this.description = `bridge ${options.bridge}, firewall ${driver.name}`;
     const nameservers = options.nameservers ?? machineNameservers();
@@ -212,8 +207,14 @@ class OpenNetwork {
     }
   }
 
-  admit({ address, namespaceFd }: Endpoint, { policy, release }: HeldPolicy): Connection {
-    this.#driver.admit(address, policy);
+  admit({ address, namespaceFd }: Endpoint, held: HeldPolicy): NetworkAccess {
+    const { policy } = held;
+    try {
+      this.#driver.admit(address, policy);
+    } catch (error) {
+      this.#discard({ address, namespaceFd });
+      throw error;
+    }
     let isOpen = true;
     const entered = (): void => {
       if (isOpen) closeSync(namespaceFd);
@@ -222,16 +223,15 @@ class OpenNetwork {
     let isHeld = true;
     return {
       namespaceFd,
-      hosts: policy.hosts,
-      nameservers: policy.nameservers,
+      hosts: hostsFile(policy),
+      resolvers: resolversFile(policy),
       entered,
       release: () => {
         entered();
         if (!isHeld) return;
         isHeld = false;
-        this.#driver.dismiss(address, policy);
-        this.#addresses.release(address);
-        release();
+        held.release();
+        this.#dismiss(address, policy);
       },
     };
   }
@@ -239,11 +239,17 @@ class OpenNetwork {
   async close(): Promise<void> {
     await this.stock.close();
     await this.policies.idle();
-    this.#bridge.close();
-    restoreSettings(this.#traces);
-    await this.#driver.close();
-    removeTraces(this.#options.tracesFile);
-    this.#lock.close();
+    await this.#opened.disposeAsync();
+  }
+
+  /** An address that is still admitted is nobody's any more. */
+  #dismiss(address: InstanceAddress, policy: HeldPolicy['policy']): void {
+    try {
+      this.#driver.dismiss(address, policy);
+      this.#addresses.release(address);
+    } catch (error) {
+      this.#options.onNotice(`An address is lost: ${messageOf(error)}`);
+    }
   }
 
   #attach(namespaceFd: number): InstanceAddress {
@@ -279,7 +285,8 @@ async function lockBridge(bridge: string): Promise<Server> {
     await once(lock, 'listening');
   } catch (error) {
     if (!isErrno(error, 'EADDRINUSE')) throw error;
-    const message = `Bridge "${bridge}" is another host's: set networkBridge, networkIpv4, networkIpv6`;
+    const keys = 'networkBridge, networkIpv4, networkIpv6';
+    const message = `Bridge "${bridge}" is another host's: give this one its own ${keys}`;
     throw new HatchError('host.config_invalid', message, { cause: error });
   }
   return lock;

@@ -23,7 +23,7 @@ export function parseAddress(text: string): Buffer | undefined {
   return bytes;
 }
 
-/** `10.0.0.0/8`; without a length it is one address. Undefined when it is none, or has stray bits. */
+/** `10.0.0.0/8`, or one address. Undefined when it is neither, or has bits after the prefix. */
 export function parseSubnet(text: string): Subnet | undefined {
   const [head = '', length, ...rest] = text.split('/');
   const address = parseAddress(head);

@@ -4,6 +4,7 @@ import { nowNs } from '../base/clock.ts';
 import { channels, type StartPath, type StartRecord, type Step } from '../base/channels.ts';
 import { HatchError, messageOf, toHatchError } from '../base/errors.ts';
 import type { Isolation } from '../base/isolation.ts';
+import type { NetworkAccess } from '../network/network.ts';
 import type { Specialisation } from '../protocol/invoke.ts';
 import type { Output } from '../sandbox/function-channel.ts';
 import { Sandbox, type Assignment, type SandboxParts } from '../sandbox/sandbox.ts';
@@ -23,6 +24,8 @@ export interface InstanceStarterOptions {
   zygotes: Pick<Zygotes, 'serving' | 'missingBytes' | 'memoryBytes' | 'endUnused' | 'onReplaced'>;
   refillsPerSecond: number;
   isolation: Isolation;
+  /** What an instance with this egress list may reach. */
+  connect: (egress: readonly string[]) => Promise<NetworkAccess>;
   onNotice: (message: string) => void;
 }
 
@@ -51,19 +54,45 @@ export class InstanceStarter {
   }
 
   /**
-   * Rejects with `function.load_failed`, `host.start_failed` or `host.busy`; nothing is left then.
+   * Rejects with `function.load_failed`, `host.start_failed`, `host.unsupported` or `host.busy`;
+   * nothing is left then.
    */
   async start(fn: PoolFunction): Promise<Instance> {
+    if (fn.egress.length === 0) return this.#start(fn, undefined);
     const startNs = nowNs();
-    const parked = this.parked.take(fn);
-    const { sandbox, path } = parked ?? (await this.#makeSandbox(fn));
+    const access = await this.#options.connect(fn.egress);
+    try {
+      const step = { name: 'egress', startNs, endNs: nowNs() };
+      // One that is executed cannot change its network namespace any more.
+      const { mode } = await this.#options.zygotes.serving(fn);
+      return await this.#start(fn, { access, step, isSent: mode === 'fork' });
+    } catch (error) {
+      access.release();
+      throw error;
+    }
+  }
+
+  /** Ends every container, whatever it is doing; resolves when all are gone. Then none is made. */
+  async close(reason: HatchError): Promise<void> {
+    this.#closedBy = reason;
+    await this.parked.close();
+    await Promise.allSettled(this.#making);
+    await Promise.all([...this.#sandboxes.values()].map((sandbox) => sandbox.destroy(reason)));
+  }
+
+  async #start(fn: PoolFunction, network: Network | undefined): Promise<Instance> {
+    const startNs = network?.step.startNs ?? nowNs();
+    const given = network?.isSent === false ? network.access.namespaceFd : undefined;
+    const parked = given === undefined ? this.parked.take(fn) : undefined;
+    const { sandbox, path } = parked ?? (await this.#makeSandbox(fn, given));
     const early: Output[] = [];
     this.#outputs.set(sandbox.id, (output) => early.push(output));
     try {
-      const steps = await this.#assign(sandbox, fn);
+      const steps = await this.#assign(sandbox, fn, network);
+      const connected = network === undefined ? [] : [network.step];
       const before = parked === undefined ? await sandbox.parked() : [];
       const { isolation } = this.#options;
-      const allSteps = [...before, ...steps];
+      const allSteps = [...connected, ...before, ...steps];
       const startRecord = record({ fn, sandbox, path, startNs, steps: allSteps, isolation });
       const instance = new Instance({ fn, sandbox, startRecord });
       for (const output of early) instance.logOutput(output);
@@ -104,14 +133,6 @@ export class InstanceStarter {
     this.#options.zygotes.endUnused(functions);
   }
 
-  /** Ends every container, whatever it is doing; resolves when all are gone. Then none is made. */
-  async close(reason: HatchError): Promise<void> {
-    this.#closedBy = reason;
-    await this.parked.close();
-    await Promise.allSettled(this.#making);
-    await Promise.all([...this.#sandboxes.values()].map((sandbox) => sandbox.destroy(reason)));
-  }
-
   /** What our own code says in it before it has a function can only be a reason why it failed. */
   async #park(trust: TrustClass): Promise<ParkedContainer> {
     const { sandbox } = await this.#makeSandbox(trust);
@@ -130,17 +151,18 @@ export class InstanceStarter {
     }
   }
 
-  async #assign(sandbox: Sandbox, fn: PoolFunction): Promise<Step[]> {
+  async #assign(sandbox: Sandbox, fn: PoolFunction, network: Network | undefined): Promise<Step[]> {
     const timer = setTimeout(() => {
       const message = `Function "${fn.name}" did not load within ${startTimeoutMs} ms`;
       void sandbox.destroy(new HatchError('function.load_failed', message));
     }, startTimeoutMs);
     try {
       return await sandbox.assign({
-        specialisation: specialisationOf(fn),
+        specialisation: specialisationOf(fn, network),
         layerNames: fn.layerDirectories,
         limits: limitsOf(fn),
         ...secretsOf(fn),
+        network: network?.access,
       });
     } finally {
       clearTimeout(timer);
@@ -148,23 +170,24 @@ export class InstanceStarter {
   }
 
   /** A zygote that died in the middle of a start is no reason to fail: there is soon another. */
-  async #makeSandbox(trust: TrustClass): Promise<Made> {
+  async #makeSandbox(trust: TrustClass, namespaceFd?: number): Promise<Made> {
     try {
-      return await this.#tryMakeSandbox(trust);
+      return await this.#tryMakeSandbox(trust, namespaceFd);
     } catch (error) {
       if (toHatchError(error).code !== 'host.start_failed') throw error;
       await sleep(retryMs);
-      return await this.#tryMakeSandbox(trust);
+      return await this.#tryMakeSandbox(trust, namespaceFd);
     }
   }
 
-  async #tryMakeSandbox(trust: TrustClass): Promise<Made> {
+  async #tryMakeSandbox(trust: TrustClass, namespaceFd?: number): Promise<Made> {
     const zygote = await this.#options.zygotes.serving(trust);
     if (this.#closedBy !== undefined) throw this.#closedBy;
     const path = zygote.mode === 'fork' ? 'forked' : 'booted';
     const making = Sandbox.create(this.#options.parts, {
       spawn: (order) => zygote.spawn(order),
       onOutput: (id, output) => this.#outputs.get(id)?.(output),
+      namespaceFd,
     });
     this.#making.add(making);
     try {
@@ -181,7 +204,15 @@ export class InstanceStarter {
   }
 }
 
-function specialisationOf(fn: PoolFunction): Specialisation {
+/** What an instance may reach, and what it took to find out. */
+interface Network {
+  access: NetworkAccess;
+  step: Step;
+  /** The container exists already, and is to enter the namespace. */
+  isSent: boolean;
+}
+
+function specialisationOf(fn: PoolFunction, network: Network | undefined): Specialisation {
   return {
     functionName: fn.name,
     functionVersion: fn.version,
@@ -190,6 +221,13 @@ function specialisationOf(fn: PoolFunction): Specialisation {
     seccomp: fn.seccomp,
     env: { HATCH_FUNCTION_NAME: fn.name, HATCH_FUNCTION_VERSION: fn.version, ...fn.env },
     ...(fn.secrets === undefined ? {} : { secretEnv: variablesOf(fn.secrets) }),
+    ...(network && {
+      network: {
+        isSent: network.isSent,
+        hosts: network.access.hosts,
+        resolvers: network.access.resolvers,
+      },
+    }),
   };
 }
 

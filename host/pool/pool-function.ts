@@ -39,6 +39,8 @@ export interface PoolFunction extends TrustClass {
   parked: number;
   reuse: 'same-function' | 'never';
   seccomp: SeccompProfile;
+  /** Rules of `network.egress`; empty for a function with a loopback only. */
+  egress: readonly string[];
   env: Record<string, string>;
   secrets?: FunctionSecrets | undefined;
 }

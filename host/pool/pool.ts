@@ -42,6 +42,7 @@ export interface PoolOptions extends PoolLimits {
   parts: SandboxParts;
   zygotes: InstanceStarterOptions['zygotes'];
   isolation: Isolation;
+  connect: InstanceStarterOptions['connect'];
   /** Undefined where the kernel does not tell. */
   readPressure: () => MachinePressure | undefined;
   onNotice: (message: string) => void;
@@ -73,6 +74,9 @@ const startsAtOnce = { max: startsAtOnceMax, maxQueued: startsAtOnceMax >> 1 };
 const measureContainerMs = 60_000;
 const atEase: PressureResponse = { refillShare: 1, idleShare: 0 };
 
+/** The others are the starter's. */
+type OwnOptions = Omit<PoolOptions, 'parts' | 'zygotes' | 'isolation' | 'connect'>;
+
 /** What makes the instances; a test brings its own. */
 export type Starter = Pick<
   InstanceStarter,
@@ -84,7 +88,7 @@ export type Starter = Pick<
 };
 
 export class Pool {
-  readonly #options: Omit<PoolOptions, 'parts' | 'zygotes' | 'isolation'>;
+  readonly #options: OwnOptions;
   readonly #starter: Starter;
   readonly #functions = new Map<string, FunctionPool>();
   /** Taken from the map, with calls that still run. */
@@ -103,7 +107,7 @@ export class Pool {
     return new Pool(options, new InstanceStarter(options));
   }
 
-  constructor(options: Omit<PoolOptions, 'parts' | 'zygotes' | 'isolation'>, starter: Starter) {
+  constructor(options: OwnOptions, starter: Starter) {
     this.#options = options;
     this.#starter = starter;
     this.#room = new Room({ ...options, pools: () => this.#allPools() });

@@ -20,6 +20,14 @@ export interface Specialisation {
   env: Record<string, string>;
   /** Secrets, files below `secretsDirectory`, whose values are to be in the environment too. */
   secretEnv?: string[];
+  /** Absent for a function that may go nowhere. */
+  network?: {
+    /** A namespace comes beside this message, to be entered; else the container was made in it. */
+    isSent: boolean;
+    /** The contents of /etc/hosts and /etc/resolv.conf. */
+    hosts: string;
+    resolvers: string;
+  };
 }
 
 /** Where a function finds its secrets. Their mount comes beside its root. */

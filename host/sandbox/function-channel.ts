@@ -100,10 +100,13 @@ export class FunctionChannel {
     return this.#calls.size;
   }
 
-  /** Sends the function: its process wakes up, and waits for its root. */
-  assign(specialisation: Specialisation): void {
+  /**
+   * Sends the function, with the network namespace that it is to enter: its process wakes up, and
+   * waits for its root.
+   */
+  assign(specialisation: Specialisation, namespaceFds: readonly number[]): void {
     if (this.#closedBy !== undefined) throw this.#closedBy;
-    this.#connection.send(encodeJsonFrame(frameType.specialise, 0, specialisation));
+    this.#connection.send(encodeJsonFrame(frameType.specialise, 0, specialisation), namespaceFds);
   }
 
   /**

@@ -18,6 +18,7 @@ import type { Step } from '../base/channels.ts';
 import { StepTimer } from '../base/step-timer.ts';
 import type { Cgroup, CgroupLimits } from '../cgroup/cgroup.ts';
 import type { IdRange, IdRanges } from '../namespace/id-ranges.ts';
+import type { NetworkAccess } from '../network/network.ts';
 import type { CallMetadata, CancelCause, Specialisation } from '../protocol/invoke.ts';
 import type { ContainerIdentity, FdRole } from '../protocol/zygote.ts';
 import type { StorageDriver, WritableRoot } from '../storage/storage-driver.ts';
@@ -69,6 +70,8 @@ export interface Assignment {
   limits: CgroupLimits;
   /** Wiped when the instance has them. */
   secrets?: readonly SecretFile[];
+  /** What it may reach; the container's from here on. Undefined: its own loopback. */
+  network?: NetworkAccess | undefined;
 }
 
 /** User and group of every function, inside its container. */
@@ -95,17 +98,23 @@ export class Sandbox {
   #pidFd: number | undefined;
   #pidWatch: Watch | undefined;
   #root: WritableRoot | undefined;
+  #network: NetworkAccess | undefined;
   #pid = 0;
   #memoryBytes = 0;
   #frozen = false;
   #reason: HatchError | undefined;
 
   /**
-   * Starts a container; it may be assigned a function at once. Rejects with `host.start_failed`.
+   * Starts a container; it may be assigned a function at once. One that is executed has to be in
+   * its function's network namespace from the start. Rejects with `host.start_failed`.
    */
   static async create(
     parts: SandboxParts,
-    options: { spawn: Spawner; onOutput: (id: string, output: Output) => void },
+    options: {
+      spawn: Spawner;
+      onOutput: (id: string, output: Output) => void;
+      namespaceFd?: number | undefined;
+    },
   ): Promise<Sandbox> {
     const range = parts.idRanges.acquire();
     let cgroup: Cgroup;
@@ -119,7 +128,7 @@ export class Sandbox {
     const onOutput = (output: Output): void => options.onOutput(id, output);
     const sandbox = new Sandbox(parts, range, cgroup, onOutput);
     try {
-      await sandbox.#start(options.spawn);
+      await sandbox.#start(options.spawn, options.namespaceFd);
     } catch (error) {
       const message = `Cannot start container "${id}": ${messageOf(error)}`;
       await sandbox.#release(new HatchError('host.start_failed', message, { cause: error }));
@@ -187,10 +196,14 @@ export class Sandbox {
   }
 
   /** Makes it an instance of one function. Resolves when that is loaded, with the steps it took. */
-  async assign({ specialisation, layerNames, limits, secrets }: Assignment): Promise<Step[]> {
+  async assign(assignment: Assignment): Promise<Step[]> {
+    const { specialisation, layerNames, limits, secrets, network } = assignment;
     const channel = this.#liveChannel();
     const timer = new StepTimer();
-    channel.assign(specialisation);
+    this.#network = network;
+    const isSent = specialisation.network?.isSent === true && network !== undefined;
+    channel.assign(specialisation, isSent ? [network.namespaceFd] : []);
+    network?.entered();
     this.#cgroup.setLimits(limits);
     this.#memoryBytes = limits.memoryBytes;
     timer.finish('limits');
@@ -268,8 +281,9 @@ export class Sandbox {
     await this.ended;
   }
 
-  async #start(spawn: Spawner): Promise<void> {
-    const network = this.#parts.networks.take();
+  async #start(spawn: Spawner, given: number | undefined): Promise<void> {
+    const own = given === undefined ? this.#parts.networks.take() : undefined;
+    const network = given ?? own;
     try {
       const processes = spawn({
         identity: { id: this.id, ...functionUser },
@@ -287,7 +301,7 @@ export class Sandbox {
       // Meanwhile it may have been given up.
       if (this.#reason !== undefined) this.#kill();
     } finally {
-      if (network !== undefined) closeSync(network);
+      if (own !== undefined) closeSync(own);
       this.#cgroup.closeJoinFds();
     }
   }
@@ -387,6 +401,7 @@ export class Sandbox {
     this.#rawOutput?.close();
     if (this.#pidFd !== undefined) closeSync(this.#pidFd);
     this.#pidFd = undefined;
+    this.#network?.release();
     // A parked one may end before it had a root.
     const results = await Promise.allSettled([this.#cgroup.remove(), this.#root?.destroy()]);
     // With something left behind the range stays taken: its next owner would meet it.

@@ -49,7 +49,7 @@ export function destroySet(netlink: Netlink, set: IpSet): void {
   netlink.request({ ...requestFor(set, 'destroy', IPSET_CMD_DESTROY), attributes: naming(set) });
 }
 
-/** @throws NetlinkError `ENOENT` without such a set; an address that is in it already is an error */
+/** @throws NetlinkError `ENOENT` without such a set, or when the address is in it already */
 export function addToSet(netlink: Netlink, set: IpSet, address: Uint8Array): void {
   changeMember(netlink, set, { what: 'add to', command: IPSET_CMD_ADD, address });
 }

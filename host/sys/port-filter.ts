@@ -47,7 +47,7 @@ export interface PortOwner {
   ipv6: Uint8Array;
 }
 
-/** Everything but IP from the owner's own addresses is dropped: ARP, VLANs, router advertisements. */
+/** Everything but IP from the owner's own addresses is dropped: ARP, VLANs, router adverts. */
 export function admitOnly(
   netlink: Netlink,
   port: { name: string; index: number },

@@ -53,6 +53,7 @@ export function firewallContract(open: (options: FirewallOptions) => FirewallDri
     await driver.addPolicy(web);
     await driver.addPolicy(all);
     await net.serve(net.outsideFd, [80, 443]);
+    await net.serve(net.hostFd, [80, 443]);
   });
 
   after(async () => {
@@ -131,14 +132,21 @@ export function firewallContract(open: (options: FirewallOptions) => FirewallDri
       test('nothing under the address of another', () => {
         const [one, other] = [attach(), attach()];
         driver.admit(other.address, all);
+        const ip = `ip -${family}`;
         const stolen = formatAddress(family === 4 ? other.address.ipv4 : other.address.ipv6);
         const length = family === 4 ? 24 : 64;
-        const own = formatAddress(family === 4 ? one.address.ipv4 : one.address.ipv6);
-        const options = family === 4 ? '' : 'nodad';
-        net.runIn(one.fd, `ip -${family} addr add ${stolen}/${length} dev eth0 ${options}`);
-        net.runIn(one.fd, `ip -${family} addr del ${own}/${length} dev eth0`);
-        net.runIn(one.fd, `ip link set eth0 address ${macOf(other)}`);
+        net.runIn(
+          one.fd,
+          `${ip} addr flush dev eth0; ip link set eth0 address ${macOf(other)}
+           ${ip} addr add ${stolen}/${length} dev eth0 ${family === 4 ? '' : 'nodad'}
+           ${ip} route replace default via ${gateway[family]} dev eth0
+           ${ip} neigh replace ${gateway[family]} lladdr 02:48:0a:0a:00:01 dev eth0`,
+        );
+        const sent = (): number =>
+          Number(net.runIn(one.fd, "ip -s link show eth0 | tail -n 1 | awk '{ print $2 }'"));
+        const before = sent();
         assert.equal(reaches(one, family, 80, 'udp'), false);
+        assert.ok(sent() > before, 'it has sent something');
         assert.ok(reaches(other, family, 80, 'udp'), 'its owner is not disturbed');
       });
 

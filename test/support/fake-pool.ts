@@ -33,6 +33,7 @@ export function poolFunction(name: string, changes: Partial<PoolFunction> = {}):
     keepAlive: { policy: 'fixed', keepMs: 1000 },
     freezeIdleAfterMs: undefined,
     parked: 0,
+    egress: [],
     reuse: 'same-function',
     tenant: 'default',
     isolation: 'fork',

@@ -28,14 +28,15 @@ export const outside = {
 const reachMs = 1000;
 const serverStartMs = 10_000;
 
-/** From here on this thread, and every process it starts, is in a namespace with a loopback only. */
+/** From here on this thread and all that it starts are in a namespace with a loopback only. */
 export function leaveMachineNetwork(): void {
   unshare(namespaceFlag.network);
   bringLoopbackUp();
 }
 
 export class TestNetwork {
-  readonly #own = openOwnNamespace('net');
+  /** The namespace of this process. */
+  readonly hostFd = openOwnNamespace('net');
   readonly #fds: number[] = [];
   readonly #servers: ChildProcess[] = [];
   /** The test host's namespace. */
@@ -60,7 +61,7 @@ export class TestNetwork {
 
   /** One with a loopback. */
   makeNamespace(): number {
-    const fd = makeNetworkNamespace(this.#own);
+    const fd = makeNetworkNamespace(this.hostFd);
     this.#fds.push(fd);
     return fd;
   }
@@ -132,7 +133,7 @@ export class TestNetwork {
           await new Promise((resolve) => child.once('close', resolve));
       }),
     );
-    for (const fd of [...this.#fds, this.#own]) closeSync(fd);
+    for (const fd of [...this.#fds, this.hostFd]) closeSync(fd);
     spawnSync('ip', ['link', 'delete', 'uplink']);
   }
 }

@@ -118,13 +118,23 @@ test('what is not built yet is refused, not ignored', () => {
   const wishes: Record<string, unknown>[] = [
     { storage: 'zfs' },
     { storage: 'btrfs' },
-    { network: { egress: ['443/tcp'] } },
     { layers: ['sha256:0'] },
     { triggers: [{ cron: '* * * * *' }] },
   ];
   for (const wish of wishes) {
     assert.match(refusal({ ...smallest, ...wish }).message, /is not supported by this version$/);
   }
+});
+
+test('a list of what a function may reach is checked line by line', () => {
+  const egress = ['443/tcp', '10.0.0.0/8', '[2001:db8::/32]:53/udp', 'api.example.com:443/tcp'];
+  const { network } = parseManifest({ ...smallest, network: { egress } });
+  assert.deepEqual(network, { egress });
+  const wrong = { egress: ['443/tcp', '10.0.0.1/8'] };
+  assert.match(
+    refusal({ ...smallest, network: wrong }).message,
+    /network\.egress\[1\]: must be like/,
+  );
 });
 
 test('a manifest that cannot be read names its file', async (context) => {

@@ -55,6 +55,7 @@ const headers = `
 #include <linux/netfilter/ipset/ip_set.h>
 #include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nfnetlink.h>
+#include <linux/netfilter.h>
 #include <linux/netlink.h>
 #include <linux/openat2.h>
 #include <linux/pkt_cls.h>

@@ -1,0 +1,5 @@
+import { leaveMachineNetwork } from '../support/test-network.ts';
+import { networkConformance } from './7-network.ts';
+
+leaveMachineNetwork();
+networkConformance('nftables');

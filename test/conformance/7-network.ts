@@ -1,0 +1,192 @@
+/** Rows 7.1 to 7.4, by what functions and test hosts see, for one firewall driver. */
+import assert from 'node:assert/strict';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import type { HostConfig } from '../../host/config.ts';
+import { processesOf } from '../support/containers.ts';
+import { startHost, type InlineFunction, type TestHost } from '../support/host.ts';
+import { outside, TestNetwork } from '../support/test-network.ts';
+
+const families = [4, 6] as const;
+const gateway = { 4: '10.10.0.1', 6: 'fd68:6174:6368::1' } as const;
+const own = { 4: outside.host4, 6: outside.host6 } as const;
+const target = { 4: outside.ipv4, 6: outside.ipv6 } as const;
+const metadata = { 4: outside.metadata4, 6: outside.metadata6 } as const;
+
+/** Runs in a network namespace of the calling test file. */
+export function networkConformance(firewall: HostConfig['firewall']): void {
+  let net: TestNetwork;
+  let host: TestHost;
+
+  before(async () => {
+    net = new TestNetwork();
+    await net.serve(net.outsideFd, [53, 80, 443]);
+    await net.serve(net.hostFd, [80, 443]);
+    host = await startHost({ config: { firewall, nameservers: outside.ipv4 } });
+    await host.deploy(dialer('web', ['443/tcp']));
+    await host.deploy(dialer('open', ['0.0.0.0/0', '::/0']));
+    await host.deploy(dialer('other', ['0.0.0.0/0', '::/0']));
+  });
+
+  after(async () => {
+    await host.stop();
+    await net.close();
+  });
+
+  const ask = async <T>(name: string, event: object): Promise<T> =>
+    (await host.call(name, event)).json<T>();
+  const dial = (name: string, address: string, port: number, protocol = 'tcp'): Promise<string> =>
+    ask(name, { address, port, protocol });
+
+  test('7.1 a bridge, a pair of links, addresses and default routes', async () => {
+    const [id = ''] = await host.instancesOf('web');
+    const functionPid = processesOf(host, id)[1]?.hostPid;
+    const inside = (command: string): string =>
+      net.run(`nsenter --net=/proc/${functionPid}/ns/net ${command}`);
+    assert.match(inside('ip -4 addr show eth0'), /inet 10\.10\.0\.\d+\/24/);
+    assert.match(inside('ip -6 addr show eth0'), /inet6 fd68:6174:6368::[\da-f]+\/64/);
+    assert.match(inside('ip route'), /default via 10\.10\.0\.1 dev eth0/);
+    assert.match(inside('ip -6 route'), /default via fd68:6174:6368::1 dev eth0/);
+    const bridge = net.run('ip addr show hatch0');
+    assert.match(bridge, /inet 10\.10\.0\.1\/24/);
+    assert.match(bridge, /inet6 fd68:6174:6368::1\/64/);
+  });
+
+  for (const family of families) {
+    const row = (number: string): string => (family === 4 ? number : `7.4 ${number}`);
+
+    test(`${row('7.1')} what leaves has the host's address, and the reply comes back`, async () => {
+      assert.equal(await dial('web', target[family], 443), own[family]);
+    });
+
+    test(`${row('7.2')} only the listed port answers, others time out`, async () => {
+      assert.equal(await dial('web', target[family], 443), own[family]);
+      assert.equal(await dial('web', target[family], 80), 'timeout');
+      assert.equal(await dial('web', target[family], 443, 'udp'), 'timeout');
+      assert.equal(await dial('open', target[family], 80), own[family]);
+    });
+
+    test(`${row('7.3')} neither the host's services nor metadata addresses`, async () => {
+      for (const address of [gateway[family], own[family], metadata[family]])
+        assert.equal(await dial('open', address, 80), 'timeout', address);
+    });
+
+    test(`${row('7.3')} no other instance`, async () => {
+      const address = await ask<string>('other', { listen: 8080, family });
+      assert.notEqual(await dial('other', address, 8080), 'timeout', 'it listens');
+      assert.notEqual(await dial('open', address, 8080), address);
+      const unreached = await dial('open', address, 8080);
+      assert.match(unreached, /^(?:timeout|EHOSTUNREACH)$/);
+    });
+  }
+
+  test('a function without a list has a loopback and nothing else', async () => {
+    await host.deploy(dialer('closed', 'none'));
+    assert.deepEqual(await ask('closed', { interfaces: true }), ['lo']);
+    assert.equal(await dial('closed', target[4], 443), 'ENETUNREACH');
+  });
+
+  test('nameservers are for those that may go anywhere', async () => {
+    assert.equal(await ask('web', { read: '/etc/resolv.conf' }), `nameserver ${outside.ipv4}\n`);
+    assert.equal(await dial('web', outside.ipv4, 53, 'udp'), outside.host4);
+    assert.equal(await dial('web', outside.ipv6, 53, 'udp'), 'timeout');
+    await host.deploy(dialer('narrow', [`${outside.ipv4}:80/tcp`]));
+    assert.equal(await ask('narrow', { read: '/etc/resolv.conf' }), '');
+    assert.equal(await dial('narrow', outside.ipv4, 80), outside.host4);
+    assert.equal(await dial('narrow', outside.ipv4, 53, 'udp'), 'timeout');
+  });
+
+  test('a parked container joins the network of its function', async () => {
+    const { startRecord } = await host.deploy(dialer('late', ['443/tcp']));
+    assert.equal(startRecord.path, 'parked');
+    assert.ok(startRecord.steps.some(({ name }) => name === 'egress'));
+    assert.equal(await dial('late', target[4], 443), own[4]);
+  });
+
+  test('a host that was killed leaves nothing that the next one does not remove', async () => {
+    await host.kill();
+    assert.match(rules(net), /hatch0/);
+    host = await startHost({ config: host.config });
+    await host.deploy(dialer('web', ['443/tcp']));
+    assert.equal(await dial('web', target[6], 443), own[6]);
+    await host.stop({ keepState: true });
+    assertNothingLeft(net, host);
+    host = await startHost({ config: host.config });
+  });
+
+  describe('an executed instance', () => {
+    test('has the same network', async () => {
+      await host.stop();
+      host = await startHost({ config: { firewall, fork: 'never', nameservers: outside.ipv4 } });
+      await host.deploy(dialer('web', ['443/tcp']));
+      assert.equal(await dial('web', target[4], 443), own[4]);
+      assert.equal(await dial('web', target[6], 80), 'timeout');
+      assert.equal(await ask('web', { read: '/etc/resolv.conf' }), `nameserver ${outside.ipv4}\n`);
+      await host.stop({ keepState: true });
+      assertNothingLeft(net, host);
+    });
+  });
+}
+
+function rules(net: TestNetwork): string {
+  return net.run('nft list ruleset; iptables-save; ip6tables-save; ip -o link show type bridge');
+}
+
+function assertNothingLeft(net: TestNetwork, host: TestHost): void {
+  assert.doesNotMatch(rules(net), /hatch/);
+  assert.equal(net.run('cat /proc/sys/net/ipv4/ip_forward'), '0\n');
+  assert.equal(net.run('cat /proc/sys/net/ipv6/conf/all/forwarding'), '0\n');
+  assert.equal(existsSync(join(host.stateDirectory, 'network.json')), false);
+}
+
+function dialer(name: string, egress: string[] | 'none'): InlineFunction {
+  const network = egress === 'none' ? egress : { egress };
+  return { manifest: { name, network, timeoutMs: 10_000 }, 'handler.ts': handler };
+}
+
+const handler = `
+import { createSocket } from 'node:dgram';
+import { readFileSync } from 'node:fs';
+import { connect, createServer } from 'node:net';
+import { networkInterfaces } from 'node:os';
+
+type Event = { address: string; port: number; protocol: string; listen?: number; family?: number;
+  interfaces?: boolean; read?: string };
+
+export async function handler(event: Event): Promise<unknown> {
+  if (event.interfaces) return Object.keys(networkInterfaces());
+  if (event.read) return readFileSync(event.read, 'utf8');
+  if (event.listen) return listen(event.listen, event.family);
+  const { promise, resolve } = Promise.withResolvers<string>();
+  const timer = setTimeout(() => resolve('timeout'), 1000);
+  const socket = event.protocol === 'udp' ? ask(event, resolve) : dial(event, resolve);
+  const answer = await promise;
+  clearTimeout(timer);
+  if ('destroy' in socket) socket.destroy(); else socket.close();
+  return answer.trim();
+}
+
+function dial({ address, port }: Event, resolve: (text: string) => void) {
+  return connect({ host: address, port })
+    .on('data', (bytes) => resolve(String(bytes)))
+    .on('error', (error: NodeJS.ErrnoException) => resolve(error.code ?? ''));
+}
+
+function ask({ address, port }: Event, resolve: (text: string) => void) {
+  const socket = createSocket(address.includes(':') ? 'udp6' : 'udp4');
+  socket.on('message', (bytes) => resolve(String(bytes)));
+  socket.on('error', (error: NodeJS.ErrnoException) => resolve(error.code ?? ''));
+  socket.send('?', port, address);
+  return socket;
+}
+
+async function listen(port: number, family?: number): Promise<string> {
+  const own = networkInterfaces()['eth0']?.find((one) => one.family === 'IPv' + family);
+  const server = createServer((socket) => socket.end(own?.address)).on('error', () => undefined);
+  const heard = Promise.withResolvers<void>();
+  server.on('error', () => heard.resolve()).listen(port, '::', heard.resolve);
+  await heard.promise;
+  return own?.address ?? '';
+}
+`;
