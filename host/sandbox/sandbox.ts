@@ -27,6 +27,7 @@ import { killByPidFd } from '../sys/fork.ts';
 import { watchReadable, type Watch } from '../sys/libc.ts';
 import { containerMemory } from './container-memory.ts';
 import { FunctionChannel, type CallResult, type Output } from './function-channel.ts';
+import { endReason } from './end-reason.ts';
 import { InitChannel } from './init-channel.ts';
 import { RawOutput } from './raw-output.ts';
 import { mountSecrets, type SecretFile } from './secrets-mount.ts';
@@ -365,27 +366,7 @@ export class Sandbox {
   }
 
   #whyItEnded(): HatchError {
-    const exit = this.#init?.exit;
-    const details = { exitCode: exit?.exitCode, signal: exit?.signal };
-    const { count: oomKills, scope } = this.#cgroup.oomKills();
-    if (oomKills > 0) {
-      const limitBytes = this.#memoryBytes;
-      const peakBytes = this.#cgroup.usage().memoryPeakBytes;
-      const message =
-        scope === 'cgroup'
-          ? `Function used more than its ${Math.round(limitBytes / 2 ** 20)} MiB of memory`
-          : 'Function was killed: the host ran out of memory, the function did not';
-      return new HatchError('function.oom', message, {
-        details: { ...details, scope, limitBytes, peakBytes },
-      });
-    }
-    const how =
-      exit === undefined
-        ? 'was killed'
-        : exit.signal === undefined
-          ? `exited with status ${exit.exitCode}`
-          : `was ended by signal ${exit.signal}`;
-    return new HatchError('function.exited', `Function ${how}`, { details });
+    return endReason(this.#init?.exit, this.#cgroup, this.#memoryBytes);
   }
 
   /** From here on every call fails with this; the first reason stays. */
