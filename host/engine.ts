@@ -114,11 +114,7 @@ export async function openEngine(
   const lease = layers.acquire(baseImage.layers.map(({ chainId }) => chainId));
   opened.defer(() => lease.release());
 
-  const scratch = new MemoryScratch({
-    sizeBytes: rootBytesMax,
-    spareCount: spareRoots,
-    mountPoints: join(config.stateDirectory, 'run/scratch'),
-  });
+  const scratch = memoryScratch(config);
   const storage = OverlayDriver.open(scratch);
   opened.defer(() => storage.close());
   const zygoteRoot = directory('run/zygote-root');
@@ -229,6 +225,14 @@ function networkStock(
     make: () => zygote.makeNetworkNamespace(),
     discard: closeSync,
     onError: (error) => onNotice(`Cannot make a network namespace: ${messageOf(error)}`),
+  });
+}
+
+function memoryScratch({ stateDirectory }: HostConfig): MemoryScratch {
+  return new MemoryScratch({
+    sizeBytes: rootBytesMax,
+    spareCount: spareRoots,
+    mountPoints: join(stateDirectory, 'run/scratch'),
   });
 }
 
