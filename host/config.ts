@@ -233,7 +233,7 @@ const shape = {
     .string()
     .regex(/^https?:\/\/\S+$/, 'must be like http://host:4318')
     .optional()
-    .describe('OTLP/HTTP collector that gets the traces'),
+    .describe('OTLP/HTTP collector that gets traces and metrics'),
   traceCountMax: count(10_000).describe('Calls whose traces are kept for "hatch trace"'),
   logBytesMax: z
     .int()

@@ -11,9 +11,15 @@ import { checkKernel } from './dispatch/kernel-checks.ts';
 import type { Engine } from './engine.ts';
 import type { Zygotes } from './zygote/zygotes.ts';
 import { oomScore, ownOomScore } from './sys/oom-score.ts';
+import type { FunctionCopyUps } from './telemetry/copy-up-account.ts';
+import { adviseOn } from './telemetry/copy-up-advice.ts';
+import { formatBytes, printable } from './telemetry/format.ts';
+
+/** Functions with advice that are named; the rest is counted. */
+const advisedMax = 5;
 
 /** What a host cannot do without was exercised when it started. */
-export function examineHost(engine: Engine): Promise<Check[]> {
+export function examineHost(engine: Engine, copyUps: readonly FunctionCopyUps[]): Promise<Check[]> {
   const { zygotes, baseImage, layers, pool, network, optionalLimits, isolation } = engine;
   const { mode, reason, pid, forks, generation } = zygotes.default.state;
   const forking: Check =
@@ -38,6 +44,7 @@ export function examineHost(engine: Engine): Promise<Check[]> {
     ok('base image', `${baseImage.reference}, ${baseImage.layers.length} layers`),
     ok('layer cache', `${usedBytes} of ${capacityBytes} bytes`),
     ok('parked containers', String(pool.stats().parked)),
+    ...copyUpChecks(copyUps),
   ]);
 }
 
@@ -76,6 +83,25 @@ export function outOfMemory(hostScore: number): Check {
   if (hostScore <= oomScore.host) return ok('out of memory', 'functions go first, the host last');
   const detail = `functions go first, but the host has a score of ${hostScore}: it needs`;
   return { name: 'out of memory', status: 'warn', detail: `${detail} CAP_SYS_RESOURCE to go last` };
+}
+
+/** Functions whose copy-ups could be avoided, those first that copied most. */
+export function copyUpChecks(functions: readonly FunctionCopyUps[]): Check[] {
+  const advised = functions.flatMap((fn) => {
+    const [advice] = adviseOn(fn.files);
+    return advice === undefined ? [] : [{ fn, advice }];
+  });
+  if (advised.length === 0) return [ok('copy-ups', 'none that could be avoided')];
+  const checks = advised.slice(0, advisedMax).map(({ fn, advice }): Check => {
+    const { paths, bytesCopied, text } = advice;
+    const [first = ''] = paths;
+    const which = paths.length === 1 ? first : `${first} and ${paths.length - 1} more files`;
+    const calls = fn.calls === 1 ? '1 call' : `${fn.calls} calls`;
+    const detail = `${formatBytes(bytesCopied)} in ${calls}: ${printable(which)}: ${text}`;
+    return { name: `copy-ups of ${fn.functionName}`, status: 'warn', detail };
+  });
+  const more = advised.length - checks.length;
+  return more === 0 ? checks : [...checks, ok('copy-ups', `advice on ${more} more functions`)];
 }
 
 function ok(name: string, detail: string): Check {

@@ -209,7 +209,7 @@ async function serve({ config, log, engine, connection, opened }: Serving): Prom
       functions: functions.count,
       ...pool.stats(),
     }),
-    doctor: () => examineHost(engine),
+    doctor: () => examineHost(engine, telemetry.copyUps.functions()),
   });
   const control = new ControlServer({ connection, hostName: config.hostName, handlers, log });
   control.start();

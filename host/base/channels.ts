@@ -35,9 +35,22 @@ export interface Step {
 export interface CopyUp {
   /** Absolute, as the function sees it. */
   path: string;
-  /** What the kernel copied: the file's whole data at the time, or 0 for metadata only. */
+  /** What the kernel copied: the file's whole data at the time, or 0 if that was thrown away. */
   bytesCopied: number;
+  /**
+   * How much of the data then differed from the layer's, in blocks of 4 KiB; undefined when that
+   * was not compared, as the file or the host's load was too large.
+   */
+  bytesChanged?: number;
+  /** What else was not as in the layer; known when the data was compared. */
+  attributesChanged?: FileAttribute[];
+  /** How long the kernel took, and which system call made it, where an eBPF program tells. */
+  durationNs?: number;
+  systemCall?: string;
 }
+
+export const fileAttributes = ['mode', 'owner', 'times'] as const;
+export type FileAttribute = (typeof fileAttributes)[number];
 
 export interface StartRecord {
   instanceId: string;

@@ -1,6 +1,6 @@
 /** The larger parts of control messages, checked where they arrive. */
 import { z } from 'zod';
-import type { CallRecord, LogRecord } from '../base/channels.ts';
+import { fileAttributes, type CallRecord, type LogRecord } from '../base/channels.ts';
 import { errorCodes } from '../base/errors.ts';
 import type { ErrorCode } from '../base/errors.ts';
 import { isolationLayerNames, type IsolationState } from '../base/isolation.ts';
@@ -42,6 +42,15 @@ const errorCode = z.custom<ErrorCode>(
   (value) => typeof value === 'string' && Object.hasOwn(errorCodes, value),
 );
 
+const copyUp = z.object({
+  path: z.string(),
+  bytesCopied: z.number(),
+  bytesChanged: z.number().exactOptional(),
+  attributesChanged: z.array(z.enum(fileAttributes)).exactOptional(),
+  durationNs: z.number().exactOptional(),
+  systemCall: z.string().exactOptional(),
+});
+
 /** JSON has no undefined: what is missing on the wire is undefined again here. */
 export const callRecordSchema = z
   .object({
@@ -59,7 +68,7 @@ export const callRecordSchema = z
     requestBytes: z.number(),
     replyBytes: z.number(),
     error: z.object({ code: errorCode, message: z.string() }).optional(),
-    copyUps: z.array(z.object({ path: z.string(), bytesCopied: z.number() })),
+    copyUps: z.array(copyUp),
   })
   .transform((record): CallRecord => ({
     instanceId: undefined,

@@ -1,13 +1,15 @@
 /**
  * Which lower files overlayfs copied into an upper directory, found by the mark that it leaves on
- * each (`origin.ts`). Exact about which; about how much, see `bytesCopied` below.
+ * each (`origin.ts`), and how much of each was changed (`file-comparison.ts`). Exact about which;
+ * about how much was copied, see `bytesCopied` below.
  */
 import { closeSync, constants, fstatSync, lstatSync, opendirSync, openSync } from 'node:fs';
 import type { Dirent } from 'node:fs';
 import { setImmediate } from 'node:timers/promises';
 import type { CopyUp } from '../base/channels.ts';
 import { isErrno } from '../sys/errors.ts';
-import { lowerSizeBytes, originHandle } from './origin.ts';
+import { FileComparison } from './file-comparison.ts';
+import { openLower, originHandle, type OriginHandle } from './origin.ts';
 import type { WritableRoot } from './storage-driver.ts';
 
 export type LayeredDirectory = Pick<WritableRoot, 'upperDirectory' | 'lowerDirectories'>;
@@ -16,6 +18,9 @@ export type LayeredDirectory = Pick<WritableRoot, 'upperDirectory' | 'lowerDirec
 export function findCopyUps(root: LayeredDirectory): Promise<CopyUp[]> {
   return new CopyUpTracker(root).look();
 }
+
+/** One for all roots of this process. */
+const sharedComparison = new FileComparison();
 
 // How long a look may keep the event loop at a time.
 const sliceMs = 0.5;
@@ -30,10 +35,18 @@ interface Directory {
   children: Map<string, Directory>;
 }
 
+/** A copy-up just found; its `upperPath` is good until the walk goes on. */
+interface Found {
+  copyUp: CopyUp;
+  upperPath: string;
+  origin: OriginHandle;
+}
+
 /** Remembers what it has told, so that each call can be charged with its own copy-ups. */
 export class CopyUpTracker {
   readonly #root: LayeredDirectory;
   readonly #entriesMax: number;
+  readonly #comparison: FileComparison;
   readonly #top: Directory = { readAtNs: undefined, children: new Map() };
   /** Inodes by number and birth: a number alone is given out again. */
   readonly #told = new Set<string>();
@@ -41,9 +54,13 @@ export class CopyUpTracker {
   #complete = true;
 
   /** `entriesMax` bounds the directory entries that one look examines. */
-  constructor(root: LayeredDirectory, options: { entriesMax?: number } = {}) {
+  constructor(
+    root: LayeredDirectory,
+    options: { entriesMax?: number; comparison?: FileComparison } = {},
+  ) {
     this.#root = root;
     this.#entriesMax = options.entriesMax ?? 4096;
+    this.#comparison = options.comparison ?? sharedComparison;
   }
 
   /** False when the last look ended at a limit: there may be copy-ups that it did not see. */
@@ -65,10 +82,14 @@ export class CopyUpTracker {
   async #lookNow(): Promise<CopyUp[]> {
     const found: CopyUp[] = [];
     this.#complete = true;
-    const steps = this.#walk(this.#root.upperDirectory, '', this.#top, found);
+    const steps = this.#walk(this.#root.upperDirectory, '', this.#top);
     let entries = 0;
     let sliceEnd = performance.now() + sliceMs;
-    for (const _step of steps) {
+    for (const step of steps) {
+      if (step !== undefined) {
+        found.push(await this.#complement(step));
+        sliceEnd = performance.now() + sliceMs;
+      }
       if (++entries > this.#entriesMax) {
         this.#complete = false;
         break;
@@ -84,12 +105,7 @@ export class CopyUpTracker {
    * Steps once for each directory and each entry. The function may rearrange its files meanwhile,
    * so directories are entered by descriptor and symbolic links never followed.
    */
-  *#walk(
-    path: string,
-    seenAs: string,
-    directory: Directory,
-    found: CopyUp[],
-  ): Generator<undefined, void> {
+  *#walk(path: string, seenAs: string, directory: Directory): Generator<Found | undefined, void> {
     const fd = openDirectory(path);
     if (fd === undefined) return;
     try {
@@ -97,24 +113,19 @@ export class CopyUpTracker {
       const settledNs = BigInt(Date.now() - stampGranularityMs) * 1_000_000n;
       const stamp = fstatSync(fd, { bigint: true }).ctimeNs;
       const here = `/proc/self/fd/${fd}`;
-      if (stamp !== directory.readAtNs) yield* this.#read(here, seenAs, directory, found);
+      if (stamp !== directory.readAtNs) yield* this.#read(here, seenAs, directory);
       directory.readAtNs = stamp < settledNs ? stamp : undefined;
       const tooDeep = seenAs.split('/').length > depthMax;
       if (tooDeep && directory.children.size > 0) this.#complete = false;
       for (const [name, child] of tooDeep ? [] : directory.children)
-        yield* this.#walk(`${here}/${name}`, `${seenAs}/${name}`, child, found);
+        yield* this.#walk(`${here}/${name}`, `${seenAs}/${name}`, child);
     } finally {
       closeSync(fd);
     }
   }
 
   /** Examines the files of a directory and notes its directories. */
-  *#read(
-    here: string,
-    seenAs: string,
-    directory: Directory,
-    found: CopyUp[],
-  ): Generator<undefined, void> {
+  *#read(here: string, seenAs: string, directory: Directory): Generator<Found | undefined, void> {
     const children = new Map<string, Directory>();
     for (const entry of entriesOf(here)) {
       const { name } = entry;
@@ -123,22 +134,33 @@ export class CopyUpTracker {
           name,
           directory.children.get(name) ?? { readAtNs: undefined, children: new Map() },
         );
-      else if (entry.isFile()) this.#examine(`${here}/${name}`, `${seenAs}/${name}`, found);
-      yield;
+      yield entry.isFile() ? this.#examine(`${here}/${name}`, `${seenAs}/${name}`) : undefined;
     }
     directory.children = children;
   }
 
-  #examine(path: string, seenAs: string, found: CopyUp[]): void {
-    const origin = originHandle(path);
-    if (origin === undefined) return;
-    const stat = lstatSync(path, { bigint: true, throwIfNoEntry: false });
-    if (stat === undefined) return;
+  #examine(upperPath: string, seenAs: string): Found | undefined {
+    const origin = originHandle(upperPath);
+    if (origin === undefined) return undefined;
+    const stat = lstatSync(upperPath, { bigint: true, throwIfNoEntry: false });
+    if (stat === undefined) return undefined;
     const inode = `${stat.ino} ${stat.birthtimeNs}`;
-    if (this.#told.has(inode)) return;
+    if (this.#told.has(inode)) return undefined;
     this.#told.add(inode);
-    const lowerBytes = lowerSizeBytes(origin, this.#root.lowerDirectories);
-    found.push({ path: seenAs, bytesCopied: bytesCopied(Number(stat.size), lowerBytes) });
+    return { copyUp: { path: seenAs, bytesCopied: Number(stat.size) }, upperPath, origin };
+  }
+
+  /** Adds what only the file in the layer can tell. */
+  async #complement({ copyUp, upperPath, origin }: Found): Promise<CopyUp> {
+    const lowerFd = openLower(origin, this.#root.lowerDirectories);
+    if (lowerFd === undefined) return copyUp;
+    try {
+      const bytes = bytesCopied(copyUp.bytesCopied, fstatSync(lowerFd).size);
+      const changes = await this.#comparison.compare({ upperPath, lowerFd });
+      return { ...copyUp, bytesCopied: bytes, ...changes };
+    } finally {
+      closeSync(lowerFd);
+    }
   }
 }
 
@@ -148,8 +170,7 @@ export class CopyUpTracker {
  * file that was copied and cut later counts too little, and one that was emptied on opening and
  * has grown to its old size again too much.
  */
-function bytesCopied(upperBytes: number, lowerBytes: number | undefined): number {
-  if (lowerBytes === undefined) return upperBytes;
+function bytesCopied(upperBytes: number, lowerBytes: number): number {
   return upperBytes < lowerBytes ? 0 : lowerBytes;
 }
 

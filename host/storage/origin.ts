@@ -33,10 +33,10 @@ export function originHandle(path: string): OriginHandle | undefined {
 }
 
 /**
- * The size now of the lower file with that handle, in bytes; undefined when no layer has it. The
- * handle finds a file that was renamed on its way up, too.
+ * A path descriptor of the lower file with that handle, for the caller to close; undefined when no
+ * layer has it. The handle finds a file that was renamed on its way up, too.
  */
-export function lowerSizeBytes(
+export function openLower(
   origin: OriginHandle,
   lowerDirectories: readonly string[],
 ): number | undefined {
@@ -49,8 +49,8 @@ export function lowerSizeBytes(
       // As a rule the layers are on one file system: one look.
       if (devices.has(dev)) continue;
       devices.add(dev);
-      const size = sizeOfHandle(fd, origin);
-      if (size !== undefined) return size;
+      const lower = openFile(fd, origin);
+      if (lower !== undefined) return lower;
     } finally {
       closeSync(fd);
     }
@@ -67,13 +67,9 @@ function readMark(path: string): Buffer | undefined {
   }
 }
 
-function sizeOfHandle(mountFd: number, origin: OriginHandle): number | undefined {
+function openFile(mountFd: number, origin: OriginHandle): number | undefined {
   const fd = openHandle(mountFd, origin);
-  if (fd === undefined) return undefined;
-  try {
-    const stat = fstatSync(fd);
-    return stat.isFile() ? stat.size : undefined;
-  } finally {
-    closeSync(fd);
-  }
+  if (fd === undefined || fstatSync(fd).isFile()) return fd;
+  closeSync(fd);
+  return undefined;
 }

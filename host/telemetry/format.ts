@@ -18,6 +18,12 @@ export function formatBytes(bytes: number): string {
   return `${unit === 0 ? value : threeDigits(value)} ${units[unit] ?? ''}`;
 }
 
+/** Paths and messages come from functions: they must not steer the terminal. */
+export function printable(text: string): string {
+  // oxlint-disable-next-line no-control-regex -- control characters are what it looks for
+  return text.replaceAll(/[\u0000-\u001F\u007F-\u009F]/g, '�');
+}
+
 function threeDigits(value: number): string {
   if (value < 9.995) return value.toFixed(2);
   return value < 99.95 ? value.toFixed(1) : value.toFixed(0);

@@ -61,7 +61,7 @@ class OtlpExport implements TraceExport {
   constructor(options: TraceExportOptions) {
     this.#options = options;
     this.#queueLengthMax = options.queueLengthMax ?? 4096;
-    const url = tracesUrl(options.endpoint);
+    const url = addressOf(options.endpoint, 'traces');
     this.#exporter = new OTLPTraceExporter({ url, timeoutMillis: options.timeoutMs ?? 10_000 });
     this.#resource = resourceFromAttributes({
       'service.name': 'hatchery',
@@ -133,9 +133,9 @@ class OtlpExport implements TraceExport {
 }
 
 /** As the OTLP specification has it: signals have their paths below the base address. */
-function tracesUrl(endpoint: string): string {
-  const base = endpoint.replace(/\/+$/, '');
-  return base.endsWith('/v1/traces') ? base : `${base}/v1/traces`;
+export function addressOf(endpoint: string, signal: 'traces' | 'metrics'): string {
+  const base = endpoint.replace(/\/+$/, '').replace(/\/v1\/traces$/, '');
+  return `${base}/v1/${signal}`;
 }
 
 const clockStepNs = 50_000_000n;

@@ -8,7 +8,7 @@ import type { Attributes, HrTime, SpanContext } from '@opentelemetry/api';
 import type { Resource } from '@opentelemetry/resources';
 import type { ReadableSpan } from '@opentelemetry/sdk-trace';
 import { errorCodes } from '../base/errors.ts';
-import type { CallRecord } from '../base/channels.ts';
+import type { CallRecord, CopyUp } from '../base/channels.ts';
 import { phasesOf } from './phases.ts';
 import type { Phase } from './phases.ts';
 
@@ -51,10 +51,8 @@ export function spansOf(record: CallRecord, source: SpanSource): ReadableSpan[] 
   if (handler !== undefined) {
     const span = child('hatch.handler', handler);
     if (record.error !== undefined) span.fail(record.error);
-    for (const { path, bytesCopied } of record.copyUps) {
-      const attributes = { 'file.path': path, 'overlay.bytes_copied': bytesCopied };
-      span.addEvent('overlay.copy_up', handler.endNs, attributes);
-    }
+    for (const copyUp of record.copyUps)
+      span.addEvent('overlay.copy_up', handler.endNs, copyUpAttributes(copyUp));
     spans.push(span);
   }
   return spans;
@@ -79,6 +77,18 @@ function invokeAttributes(record: CallRecord): Attributes {
     ...(error === undefined
       ? {}
       : { 'error.type': error.code, 'hatch.error.fault': errorCodes[error.code].fault }),
+  };
+}
+
+function copyUpAttributes(copyUp: CopyUp): Attributes {
+  const { path, bytesCopied, bytesChanged, attributesChanged, durationNs, systemCall } = copyUp;
+  return {
+    'file.path': path,
+    'overlay.bytes_copied': bytesCopied,
+    ...(bytesChanged === undefined ? {} : { 'overlay.bytes_changed': bytesChanged }),
+    ...(attributesChanged === undefined ? {} : { 'overlay.attributes_changed': attributesChanged }),
+    ...(durationNs === undefined ? {} : { 'overlay.duration_ns': durationNs }),
+    ...(systemCall === undefined ? {} : { 'overlay.system_call': systemCall }),
   };
 }
 

@@ -5,6 +5,8 @@
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { channels } from '../base/channels.ts';
 import type { CallRecord, LogRecord } from '../base/channels.ts';
+import { CopyUpAccount } from './copy-up-account.ts';
+import { CopyUpMetricsExport } from './copy-up-metrics.ts';
 import { LogStore } from './log-store.ts';
 import { startTraceExport } from './otlp.ts';
 import { TraceStore } from './trace-store.ts';
@@ -27,6 +29,8 @@ export interface TelemetryOptions {
 export interface Telemetry {
   readonly traces: Pick<TraceStore, 'find' | 'newest'>;
   readonly logs: Pick<LogStore, 'find'>;
+  /** Since the start, by function. */
+  readonly copyUps: Pick<CopyUpAccount, 'functions'>;
   /** Exports what is waiting, then resolves; never rejects. */
   stop(): Promise<void>;
 }
@@ -36,19 +40,21 @@ export function startTelemetry(options: TelemetryOptions): Telemetry {
   const { publish, onError = () => undefined } = options;
   const traces = new TraceStore({ countMax: options.traceCountMax });
   const logs = new LogStore({ bytesMax: options.logBytesMax });
-  const traceExport =
-    options.otlpEndpoint === undefined
+  const copyUps = new CopyUpAccount();
+  const { otlpEndpoint: endpoint, hostName } = options;
+  const exports =
+    endpoint === undefined
       ? undefined
-      : startTraceExport({
-          endpoint: options.otlpEndpoint,
-          hostName: options.hostName,
-          onError,
-        });
+      : {
+          traces: startTraceExport({ endpoint, hostName, onError }),
+          metrics: new CopyUpMetricsExport({ endpoint, hostName, account: copyUps, onError }),
+        };
 
   const onCall = (message: unknown): void => {
     const record = message as CallRecord;
     traces.add(record);
-    traceExport?.add(record);
+    exports?.traces.add(record);
+    if (copyUps.add(record)) exports?.metrics.noteChange();
   };
   const onLog = (message: unknown): void => {
     const record = logs.add(message as LogRecord);
@@ -66,10 +72,11 @@ export function startTelemetry(options: TelemetryOptions): Telemetry {
   return {
     traces,
     logs,
+    copyUps,
     stop: async () => {
       unsubscribe(channels.callEnd.name, onCall);
       unsubscribe(channels.log.name, onLog);
-      await traceExport?.stop();
+      await Promise.all([exports?.traces.stop(), exports?.metrics.stop()]);
     },
   };
 }

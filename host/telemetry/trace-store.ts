@@ -67,6 +67,6 @@ export class TraceStore {
 function bytesOf({ startRecord, error, copyUps, traceparent }: CallRecord): number {
   let bytes = 512 + 128 * (startRecord?.steps.length ?? 0);
   bytes += 2 * ((error?.message.length ?? 0) + (traceparent?.length ?? 0));
-  for (const { path } of copyUps) bytes += 64 + 2 * path.length;
+  for (const { path } of copyUps) bytes += 192 + 2 * path.length;
   return bytes;
 }

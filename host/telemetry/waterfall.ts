@@ -1,7 +1,8 @@
 /** A call as a picture for the terminal: what took how long, and when. */
-import { styleText } from 'node:util';
-import type { CallRecord, CopyUp, Step } from '../base/channels.ts';
-import { formatBytes, formatDuration } from './format.ts';
+import type { CallRecord, Step } from '../base/channels.ts';
+import { copyUpLines } from './copy-up-table.ts';
+import { formatBytes, formatDuration, printable } from './format.ts';
+import { painter, type Paint, type Style } from './paint.ts';
 import { phasesOf } from './phases.ts';
 
 export interface WaterfallOptions {
@@ -12,7 +13,6 @@ export interface WaterfallOptions {
 
 const columnsMin = 60;
 const columnsMax = 160;
-const copyUpsShownMax = 10;
 const durationWidth = 9;
 const shareWidth = 5;
 
@@ -27,20 +27,11 @@ export function renderTrace(record: CallRecord, options: WaterfallOptions = {}):
     headLines(record, paint),
     waterfallLines(record, columns, paint),
     aheadLines(record, paint),
-    copyUpLines(record.copyUps, paint),
+    copyUpLines(record.copyUps, { columns, paint }),
     errorLines(record, paint),
   ];
   const shown = sections.filter((lines) => lines.length > 0);
   return `${shown.map((lines) => lines.join('\n')).join('\n\n')}\n`;
-}
-
-type Style = 'bold' | 'dim' | 'red' | 'green' | 'yellow' | 'cyan' | 'blue';
-type Paint = (style: Style, text: string) => string;
-
-function painter(colors: boolean): Paint {
-  return colors
-    ? (style, text) => styleText(style, text, { validateStream: false })
-    : (_, text) => text;
 }
 
 function headLines(record: CallRecord, paint: Paint): string[] {
@@ -176,32 +167,8 @@ function aheadLines(record: CallRecord, paint: Paint): string[] {
   ];
 }
 
-function copyUpLines(copyUps: CopyUp[], paint: Paint): string[] {
-  if (copyUps.length === 0) return [];
-  const largestFirst = copyUps.toSorted((a, b) => b.bytesCopied - a.bytesCopied);
-  const shown = largestFirst.slice(0, copyUpsShownMax);
-  const bytes = copyUps.reduce((sum, { bytesCopied }) => sum + bytesCopied, 0);
-  const files = copyUps.length === 1 ? '1 file' : `${copyUps.length} files`;
-  const size = (copyUp: CopyUp): string =>
-    copyUp.bytesCopied === 0 ? 'metadata' : formatBytes(copyUp.bytesCopied);
-  const width = Math.max(...shown.map((copyUp) => size(copyUp).length));
-  const lines = shown.map(
-    (copyUp) => `  ${size(copyUp).padStart(width)}  ${printable(copyUp.path)}`,
-  );
-  const more = copyUps.length - shown.length;
-  if (more > 0) lines.push(paint('dim', `  and ${more} more`));
-  const title = `overlay.copy_up: ${formatBytes(bytes)} copied for the first write to ${files}`;
-  return [paint('bold', title), ...lines];
-}
-
 function errorLines({ error }: CallRecord, paint: Paint): string[] {
   if (error === undefined) return [];
   const [first = '', ...rest] = error.message.split('\n').map(printable);
   return [paint('red', `${error.code}: ${first}`), ...rest.map((line) => `  ${line}`)];
-}
-
-/** Paths and messages come from functions: they must not steer the terminal. */
-function printable(text: string): string {
-  // oxlint-disable-next-line no-control-regex -- control characters are what it looks for
-  return text.replaceAll(/[\u0000-\u001F\u007F-\u009F]/g, '�');
 }

@@ -225,5 +225,7 @@ suite('calls', () => {
     const database = copyUps.find(({ path }) => path.startsWith('/function/'));
     assert.ok(database !== undefined, JSON.stringify(copyUps));
     assert.ok(database.bytesCopied >= 8 * 2 ** 20, JSON.stringify(database));
+    const { bytesChanged = 0 } = database;
+    assert.ok(bytesChanged > 0 && bytesChanged < 2 ** 20, JSON.stringify(database));
   });
 });

@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { isolationChecks, limits, outOfMemory } from '../../../host/doctor.ts';
+import { copyUpChecks, isolationChecks, limits, outOfMemory } from '../../../host/doctor.ts';
+import { CopyUpAccount } from '../../../host/telemetry/copy-up-account.ts';
+import type { CopyUp } from '../../../host/base/channels.ts';
 import { isolationHere } from '../../../host/security/isolation.ts';
 
 test('limits that cannot be set here are named', () => {
@@ -26,4 +28,22 @@ test('a host that may not protect itself says so', () => {
   const { status, detail } = outOfMemory(0);
   assert.equal(status, 'warn');
   assert.match(detail, /score of 0: it needs CAP_SYS_RESOURCE/);
+});
+
+test('functions whose copy-ups could be avoided are named, with what to do', () => {
+  const account = new CopyUpAccount();
+  assert.deepEqual(
+    copyUpChecks(account.functions()).map(({ status }) => status),
+    ['ok'],
+  );
+  const copyUps: CopyUp[] = [
+    { path: '/function/ledger.db', bytesCopied: 8 << 20, bytesChanged: 8192 },
+    { path: '/function/small', bytesCopied: 100, bytesChanged: 100 },
+  ];
+  account.add({ functionName: 'ledger', copyUps });
+  account.add({ functionName: 'ledger', copyUps });
+  const [check, ...others] = copyUpChecks(account.functions());
+  assert.deepEqual(others, []);
+  assert.equal(check?.name, 'copy-ups of ledger');
+  assert.match(check.detail, /^16\.0 MiB in 2 calls: \/function\/ledger\.db: .*"btrfs"/);
 });

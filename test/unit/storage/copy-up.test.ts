@@ -34,16 +34,26 @@ describe('copy-ups', () => {
       fs.chmodSync(at(root, 'a/mode'), 0o600);
       fs.renameSync(at(root, 'a/name'), at(root, 'renamed'));
       assert.deepEqual(sorted(await findCopyUps(root)), [
-        { path: '/a/byte', bytesCopied: fileBytes },
-        { path: '/a/mode', bytesCopied: fileBytes },
-        { path: '/renamed', bytesCopied: fileBytes },
+        {
+          path: '/a/byte',
+          bytesCopied: fileBytes,
+          bytesChanged: 1,
+          attributesChanged: ['times'],
+        },
+        {
+          path: '/a/mode',
+          bytesCopied: fileBytes,
+          bytesChanged: 0,
+          attributesChanged: ['mode'],
+        },
+        { path: '/renamed', bytesCopied: fileBytes, bytesChanged: 0, attributesChanged: [] },
       ]);
     }));
 
   test('opening to overwrite copies no data', () =>
     withRoot({ file: content }, async (root) => {
       fs.writeFileSync(at(root, 'file'), 'short');
-      assert.deepEqual(await findCopyUps(root), [{ path: '/file', bytesCopied: 0 }]);
+      assert.deepEqual(sizes(await findCopyUps(root)), [['/file', 0]]);
     }));
 
   test('a hard-linked file is copied once, under the name that was written to', () =>
@@ -70,9 +80,9 @@ describe('copy-ups', () => {
       const root = driver.createRoot({ id: 'a', lowerDirectories, ownerUid: 0, ownerGid: 0 });
       fs.appendFileSync(at(root, 'file'), '+');
       fs.appendFileSync(at(root, 'below'), '+');
-      assert.deepEqual(sorted(await findCopyUps(root)), [
-        { path: '/below', bytesCopied: fileBytes },
-        { path: '/file', bytesCopied: 5 },
+      assert.deepEqual(sizes(sorted(await findCopyUps(root))), [
+        ['/below', fileBytes],
+        ['/file', 5],
       ]);
       await driver.close();
     }));
@@ -85,7 +95,7 @@ describe('CopyUpTracker', () => {
       const rounds = ['a/1', 'b/c/3', 'a/2'];
       for (const path of rounds) {
         fs.appendFileSync(at(root, path), '+');
-        assert.deepEqual(await tracker.look(), [{ path: `/${path}`, bytesCopied: fileBytes }]);
+        assert.deepEqual(sizes(await tracker.look()), [[`/${path}`, fileBytes]]);
         fs.appendFileSync(at(root, path), '+');
         assert.deepEqual(await tracker.look(), []);
       }
@@ -158,7 +168,7 @@ describe('CopyUpTracker', () => {
       }
       fds.forEach((fd) => fs.closeSync(fd));
       const tracker = new CopyUpTracker(root);
-      assert.deepEqual(await tracker.look(), [{ path: '/d/file', bytesCopied: fileBytes }]);
+      assert.deepEqual(sizes(await tracker.look()), [['/d/file', fileBytes]]);
       assert.equal(tracker.complete, false);
     }));
 
@@ -202,6 +212,10 @@ async function withRoot(
 
 function at(root: WritableRoot, path = ''): string {
   return `/proc/self/fd/${root.mountFd}/${path}`;
+}
+
+function sizes(copyUps: CopyUp[]): [string, number][] {
+  return copyUps.map(({ path, bytesCopied }) => [path, bytesCopied]);
 }
 
 function sorted(copyUps: CopyUp[]): CopyUp[] {

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { stripVTControlCharacters } from 'node:util';
+import type { CopyUp } from '../../../host/base/channels.ts';
 import { renderTrace } from '../../../host/telemetry/waterfall.ts';
 import { callRecord, hotCall, startRecord } from './records.ts';
 
@@ -45,20 +46,31 @@ describe('the waterfall of a call', () => {
     );
   });
 
-  test('lists copy-ups, largest first, with their sum', () => {
-    const copyUps = [
-      { path: '/etc/motd', bytesCopied: 0 },
-      { path: '/function/ledger.db', bytesCopied: 8 * 1024 * 1024 },
-      { path: '/function/index', bytesCopied: 512 },
+  test('lists copy-ups, largest first, with their sum and what to do', () => {
+    const copyUps: CopyUp[] = [
+      { path: '/etc/motd', bytesCopied: 0, bytesChanged: 0, attributesChanged: [] },
+      {
+        path: '/function/ledger.db',
+        bytesCopied: 8 * 1024 * 1024,
+        bytesChanged: 8192,
+        attributesChanged: ['times'],
+        durationNs: 2_410_000,
+        systemCall: 'openat',
+      },
+      { path: '/function/run.sh', bytesCopied: 512, bytesChanged: 0, attributesChanged: ['mode'] },
     ];
     assert.ok(
       renderTrace(hotCall({ copyUps })).endsWith(
         [
           '',
-          'overlay.copy_up: 8.00 MiB copied for the first write to 3 files',
-          '  8.00 MiB  /function/ledger.db',
-          '     512 B  /function/index',
-          '  metadata  /etc/motd',
+          'overlay.copy_up: 8.00 MiB copied for the first write to 3 files in 2.41 ms',
+          '  8.00 MiB  8.00 KiB changed  ×1024  2.41 ms  openat  /function/ledger.db',
+          '     512 B      mode changed                          /function/run.sh',
+          '       0 B   nothing changed                          /etc/motd',
+          '  → /function/ledger.db (8.00 MiB): the first write copied all of it: a driver that ' +
+            'shares blocks',
+          '    copies only what is written ("storage": "btrfs"); or keep what changes in a file ' +
+            'of its own',
           '',
         ].join('\n'),
       ),
