@@ -4,8 +4,7 @@
  */
 import { HatchError } from '../base/errors.ts';
 import type { Digest } from './digest.ts';
-import { makeEvictionPolicy } from './policy/eviction-policy.ts';
-import type { EvictionPolicy, EvictionPolicyName } from './policy/eviction-policy.ts';
+import type { EvictionPolicy } from './policy/eviction-policy.ts';
 
 export interface CachedLayer {
   chainId: Digest;
@@ -37,13 +36,12 @@ export class LayerCache<L extends CachedLayer> {
   /** `onEvict` is called for each layer that had to make room, when it is already forgotten. */
   constructor(options: {
     capacityBytes: number;
-    /** Default `gdsf`. */
-    policy?: EvictionPolicyName | undefined;
+    policy: EvictionPolicy;
     onEvict: (layer: L) => void;
   }) {
     this.capacityBytes = options.capacityBytes;
     this.#onEvict = options.onEvict;
-    this.#evictable = makeEvictionPolicy(options.policy ?? 'gdsf');
+    this.#evictable = options.policy;
   }
 
   get usedBytes(): number {

@@ -14,6 +14,7 @@ import { hostPlatform } from './manifest.ts';
 import type { ImageConfig, Platform } from './manifest.ts';
 import { blobPath, readImage } from './oci-layout.ts';
 import type { LayoutImage } from './oci-layout.ts';
+import { makeEvictionPolicy } from './policy/eviction-policy.ts';
 import type { EvictionPolicyName } from './policy/eviction-policy.ts';
 import type { ImageRecord, LayerRecord } from './records.ts';
 import { parseReference } from './reference.ts';
@@ -59,7 +60,7 @@ export interface LayerStoreOptions {
   root: string;
   /** For all unpacked layers together; an import needs its own size beside it for a moment. */
   capacityBytes?: number;
-  /** Which layers go first when that is used up. */
+  /** Which layers go first when that is used up; default `gdsf`. */
   policy?: EvictionPolicyName;
   limits?: Partial<UnpackLimits>;
   /** A layer could not be deleted from the disk; it is tried again when the store is opened. */
@@ -84,7 +85,7 @@ export class LayerStore {
     this.#onCleanupError = options.onCleanupError ?? (() => {});
     this.#cache = new LayerCache({
       capacityBytes: options.capacityBytes ?? defaultCapacityBytes,
-      policy: options.policy,
+      policy: makeEvictionPolicy(options.policy ?? 'gdsf'),
       onEvict: (layer) => this.#discard(layer),
     });
   }

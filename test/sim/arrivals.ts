@@ -10,6 +10,7 @@
  *
  * In both a timer keeps its second of the minute: that is what timers do.
  */
+import { randomFrom } from './random.ts';
 import type { TraceFunction } from './trace.ts';
 
 export const arrivalModels = ['minutes', 'calls'] as const;
@@ -87,17 +88,6 @@ function* oncePerMinute(fn: TraceFunction, random: () => number): Generator<Visi
 
 function wholeMs(durationMs: number): number {
   return Math.max(Math.round(durationMs), 1);
-}
-
-/** The generator "mulberry32": small, and the same everywhere. */
-function randomFrom(seed: number): () => number {
-  let state = seed | 0;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
 }
 
 const minuteMs = 60_000;

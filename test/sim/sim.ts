@@ -1,9 +1,11 @@
 /**
- * Replays a trace of calls through the host's own policies, without containers:
+ * Replays a trace through the host's own policies, without containers:
  *
  *     npm run sim -- keepalive TRACE_FOLDER [--json FILE]
+ *     npm run sim -- layers TRACE_FILE [--json FILE]
  *
- * The files of a trace are described in trace.ts, what is assumed about it in arrivals.ts.
+ * The files of a trace are described in trace.ts and layer-trace.ts, what is assumed about when
+ * calls come in arrivals.ts.
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -11,15 +13,23 @@ import { parseArgs } from 'node:util';
 import { align, printReport, writeReport } from '../bench/report.ts';
 import { arrivalModels, type ArrivalModel } from './arrivals.ts';
 import { simulateKeepAlive, type KeepAliveReport } from './keepalive.ts';
+import { readPulls } from './layer-trace.ts';
+import { simulateLayers, type LayersReport } from './layers.ts';
 import type { StartCosts } from './replay.ts';
-import { readTrace } from './trace.ts';
+import { readTrace, TraceError } from './trace.ts';
+
+const scenarios = ['keepalive', 'layers'] as const;
 
 const usage = `Usage: npm run sim -- keepalive TRACE_FOLDER [options]
+       npm run sim -- layers TRACE_FILE [options]
 
-Cold starts and idle memory of the host's policies, and of others, on a trace of calls:
+keepalive: cold starts and idle memory of the host's policies, and of others, on a trace of calls:
 invocations.csv, durations.csv and memory.csv, as the Azure Functions data set of 2019 has them.
+layers: which layers of a registry's log (t,type,digest,size) are on the host when they are pulled,
+with 1, 5 and 20 % of the bytes of all layers to keep them in.
 
   --json FILE        write the rows and ratios there
+  --window N         layers: pulls in a burst, all that a schedule tells of at a time (default 200)
   --arrivals MODEL   minutes: one instance a function, which is called in a minute or not, as in
                      the literature (default); calls: every call, at a random moment of its minute
   --seed N           when in its minute a call comes, which the trace does not tell (default 1)
@@ -38,17 +48,56 @@ lower-bound  what no policy without starts ahead can go below (PFOO-L)`;
 const progressAfterMs = 1000;
 let onTerminal = false;
 
+const layerNotes = `hits              pulls whose layer was there; and the same by bytes
+lru, default      least recently used, and ours (gdsf): by use, size and what a pull costs
+pin               the schedule tells which layers the next burst pulls, and how often; those that
+                  give most pulls per byte are kept once they are pulled
+prefetch+pin      and are fetched before the burst; -late: from its first pull on, one by one, 20 ms
+                  and 100 MB/s each; -rough: the schedule misses a quarter, counts are wrong by 2
+learnt+pin        no schedule: fetched and kept is what was pulled before
+belady            evicts what takes most bytes for longest until its next pull; fetches nothing`;
+
 try {
   main();
 } catch (error) {
-  console.error(`sim: ${error instanceof Error ? error.message : String(error)}`);
+  // A TraceError by name: it is the trace that has to be changed.
+  const name = error instanceof TraceError ? `${error.name}: ` : '';
+  console.error(`sim: ${name}${error instanceof Error ? error.message : String(error)}`);
   process.exitCode = 1;
 }
 
 function main(): void {
-  const { folder, json, model, seed, capShare, starts } = readArguments();
+  const args = readArguments();
   const startMs = performance.now();
-  const trace = readTrace(folder);
+  if (args.scenario === 'layers') layers(args);
+  else keepAlive(args);
+  console.log(`\n${((performance.now() - startMs) / 1000).toFixed(1)} s`);
+}
+
+function layers({ path, json, window }: Arguments): void {
+  const pulls = readPulls(path);
+  const report = simulateLayers(pulls, { window, progress });
+  progress('');
+  console.log(
+    `${pulls.length} pulls of ${report.uniqueBytes} bytes of layers, bursts of ${window}`,
+  );
+  console.log(`\n${layerTable(report)}\n\n${layerNotes}`);
+  printReport({ ...report, rows: [] });
+  if (json !== undefined) writeReport(json, 'layers', report);
+}
+
+function layerTable({ rows }: LayersReport): string {
+  const lines = rows.map((row) => [
+    row.name,
+    row.objectHits.toFixed(1),
+    row.byteHits.toFixed(1),
+    (row.prefetchedBytes / 2 ** 20).toFixed(0),
+  ]);
+  return align([['', 'hits %', 'of bytes %', 'ahead MiB'], ...lines]);
+}
+
+function keepAlive({ path, json, model, seed, capShare, starts }: Arguments): void {
+  const trace = readTrace(path);
   const costs = starts === undefined ? costsOfReadme() : costsOfReport(starts);
   const report = simulateKeepAlive(trace, { model, seed, capShare, costs, progress });
   progress('');
@@ -62,7 +111,6 @@ function main(): void {
   console.log(`\n${tableOf(report)}\n\n${notes}`);
   printReport({ ...report, rows: [] });
   if (json !== undefined) writeReport(json, 'keepalive', report);
-  console.log(`\n${((performance.now() - startMs) / 1000).toFixed(1)} s`);
 }
 
 function tableOf({ rows }: KeepAliveReport): string {
@@ -98,12 +146,14 @@ function progress(text: string): void {
 }
 
 interface Arguments {
-  folder: string;
+  scenario: (typeof scenarios)[number];
+  path: string;
   json: string | undefined;
   model: ArrivalModel;
   seed: number;
   capShare: number;
   starts: string | undefined;
+  window: number;
 }
 
 function readArguments(): Arguments {
@@ -115,22 +165,28 @@ function readArguments(): Arguments {
         seed: { type: 'string', default: '1' },
         cap: { type: 'string', default: '0.5' },
         starts: { type: 'string' },
+        window: { type: 'string', default: '200' },
         help: { type: 'boolean', default: false },
       },
       allowPositionals: true,
     });
     if (values.help) exit(usage, 0);
-    const [scenario, folder, ...rest] = positionals;
-    if (scenario !== 'keepalive')
-      throw new Error(`"${scenario ?? ''}" is no scenario: keepalive is`);
-    if (folder === undefined || rest.length > 0) throw new Error('Name one folder with a trace');
+    const [named, path, ...rest] = positionals;
+    const scenario = scenarios.find((name) => name === named);
+    if (scenario === undefined)
+      throw new Error(`"${named ?? ''}" is no scenario: ${scenarios.join(' and ')} are`);
+    if (path === undefined || rest.length > 0) throw new Error('Name one trace');
     const model = arrivalModels.find((name) => name === values.arrivals);
     if (model === undefined) throw new Error(`--arrivals is one of ${arrivalModels.join(', ')}`);
     const [seed, capShare] = [Number(values.seed), Number(values.cap)];
+    const window = Number(values.window);
     if (!Number.isInteger(seed)) throw new Error('--seed is a whole number');
     if (!(capShare > 0 && capShare <= 1))
       throw new Error('--cap is a share: more than 0, at most 1');
-    return { folder, json: values.json, model, seed, capShare, starts: values.starts };
+    if (!(Number.isInteger(window) && window > 0))
+      throw new Error('--window is a number of pulls, at least 1');
+    const { json, starts } = values;
+    return { scenario, path, json, model, seed, capShare, starts, window };
   } catch (error) {
     exit(`sim: ${error instanceof Error ? error.message : String(error)}\n\n${usage}`, 2);
   }

@@ -5,7 +5,10 @@ import { HatchError } from '../../../host/base/errors.ts';
 import { digestOf } from '../../../host/image/digest.ts';
 import type { Digest } from '../../../host/image/digest.ts';
 import { LayerCache } from '../../../host/image/layer-cache.ts';
-import { evictionPolicyNames } from '../../../host/image/policy/eviction-policy.ts';
+import {
+  evictionPolicyNames,
+  makeEvictionPolicy,
+} from '../../../host/image/policy/eviction-policy.ts';
 import type { EvictionPolicyName } from '../../../host/image/policy/eviction-policy.ts';
 import type { CachedLayer, Lease } from '../../../host/image/layer-cache.ts';
 
@@ -20,7 +23,7 @@ function makeCache(capacityBytes: number, policy: EvictionPolicyName = 'lru') {
   const evicted: Digest[] = [];
   const cache = new LayerCache<CachedLayer>({
     capacityBytes,
-    policy,
+    policy: makeEvictionPolicy(policy),
     onEvict: ({ chainId }) => evicted.push(chainId),
   });
   const add = (index: number, sizeBytes = 10) => cache.add({ chainId: idOf(index), sizeBytes });
