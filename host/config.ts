@@ -229,6 +229,11 @@ const shape = {
     .describe(
       `Isolation without which the host does not start: of ${isolationLayerNames.join(',')}`,
     ),
+  seLinuxLabel: z
+    .string()
+    .regex(/^[^\s:]+:[^\s:]+:[^\s:]+(:\S+)?$/, 'must be like user_u:role_r:type_t:s0')
+    .optional()
+    .describe('Label of functions where SELinux is enforcing; one that the host may change to'),
   otlpEndpoint: z
     .string()
     .regex(/^https?:\/\/\S+$/, 'must be like http://host:4318')

@@ -21,6 +21,7 @@ import { IdRanges } from './namespace/id-ranges.ts';
 import { Pool, type PoolLimits } from './pool/pool.ts';
 import type { ZygoteSetup } from './protocol/zygote.ts';
 import { isolationHere, requireLayers } from './security/isolation.ts';
+import { chooseLabel } from './security/labels.ts';
 import { RefusedCalls } from './security/refused-calls.ts';
 import { stageProfiles } from './security/security.ts';
 import type { SandboxParts } from './sandbox/sandbox.ts';
@@ -80,7 +81,8 @@ export async function openEngine(
   config: HostConfig,
   onNotice: (message: string) => void,
 ): Promise<Engine> {
-  const isolation = isolationHere();
+  const { label, ...states } = chooseLabel(config);
+  const isolation = isolationHere(states);
   requireLayers(isolation, config.requireLayers);
   await using opened = new AsyncDisposableStack();
   // Before the zygote, which inherits it. Where it is not allowed, functions still go first.
@@ -123,7 +125,7 @@ export async function openEngine(
   const refusedCalls = new RefusedCalls();
   opened.defer(() => refusedCalls.close());
   const onListener = (fd: number): void => refusedCalls.listen(fd);
-  const zygotes = await startZygotes({ config, root: zygoteRoot, onListener, onNotice });
+  const zygotes = await startZygotes({ config, label, root: zygoteRoot, onListener, onNotice });
   opened.defer(() => zygotes.stop());
 
   const networks = networkStock(zygotes.default, onNotice);
@@ -261,11 +263,12 @@ function subnetOf(text: string): Subnet {
 
 function startZygotes(options: {
   config: HostConfig;
+  label: ZygoteSetup['label'];
   root: string;
   onListener: (fd: number) => void;
   onNotice: (message: string) => void;
 }): Promise<Zygotes> {
-  const { config, root, onListener, onNotice } = options;
+  const { config, label, root, onListener, onNotice } = options;
   return Zygotes.start(
     {
       mountRoot: () => cloneMount({ path: root, recursive: false }),
@@ -273,6 +276,7 @@ function startZygotes(options: {
       setup: {
         seccomp: seccompPrograms(),
         landlockAbi: landlockAbi() ?? 0,
+        label,
         tmpfsBytes: tmpfsBytesMax,
         openFilesMax,
         fork: config.fork,

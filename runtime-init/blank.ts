@@ -38,6 +38,7 @@ import { makeMounts, type Mounts } from './park.ts';
 import { openNamespaceLimits } from './privileges.ts';
 import { mountProc } from './proc-mount.ts';
 import { rehearseInBlank } from './rehearse-start.ts';
+import { openLabel } from './security-label.ts';
 import { FunctionServer } from './serve.ts';
 import { stopOptimising } from './optimising.ts';
 
@@ -91,8 +92,9 @@ function becomePair({ setup, libuv, fds }: BlankOptions): void {
   joinNewSessionKeyring();
   setUmask(0o022);
   setOomScore(isFunction ? oomScore.function : oomScore.init);
+  const label = openLabel(setup.label);
   if (isFunction) {
-    const blank = { socket: invoke, link: functionLink, seccomp };
+    const blank = { socket: invoke, link: functionLink, seccomp, label };
     failLoudly(() => becomeFunction(blank, bell, setup));
   } else {
     // Node's own handler would return into the fault for ever: the kernel spares PID 1 the default.
@@ -100,7 +102,7 @@ function becomePair({ setup, libuv, fds }: BlankOptions): void {
     stopOptimising();
     if (waitReadable([control], 0).length === 0) rehearseInBlank.init();
     const namespaceLimits = openNamespaceLimits();
-    const blank = { socket: control, link: initLink, seccomp, namespaceLimits };
+    const blank = { socket: control, link: initLink, seccomp, label, namespaceLimits };
     failLoudly(() => {
       // It follows into what the function's process has made: were both woken by the order, the one
       // that can only wait would take the other's processor.

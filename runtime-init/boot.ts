@@ -9,7 +9,7 @@
 import { spawn } from 'node:child_process';
 import { closeSync, readFileSync, writeSync } from 'node:fs';
 import { encodeJsonFrame, frameType } from '../host/protocol/frame.ts';
-import type { ContainerIdentity, ZygoteSetup } from '../host/protocol/zygote.ts';
+import type { ContainerIdentity, SecurityLabel, ZygoteSetup } from '../host/protocol/zygote.ts';
 import { exitNow, openPidFd } from '../host/sys/fork.ts';
 import { oomScore, setOomScore } from '../host/sys/oom-score.ts';
 import { blockAllSignals, openSignalFd, setDumpable } from '../host/sys/process.ts';
@@ -20,6 +20,7 @@ import { supervise } from './init.ts';
 import { restrictFiles } from './landlock.ts';
 import { connectToHost, installOutput, sendToHost } from './output.ts';
 import { verifyDropped } from './privileges.ts';
+import { labelCommand, verifyLabel } from './security-label.ts';
 import { FunctionServer, leaveThroughExitNow } from './serve.ts';
 import { installStackTraces } from './stack-traces.ts';
 
@@ -85,12 +86,15 @@ export function bootCommand({ setup, identity, joinCount }: Boot): [string, ...s
     ...joinUserNamespace,
     ...forbidNamespaces,
     ...dropRights,
+    // Where no right is left that the label would refuse.
+    ...labelCommand(setup.label),
     nodePath,
     ...nodeArguments,
     runtimePath,
     'boot-init',
     setup.seccomp.base,
     setup.seccomp.seals.node,
+    JSON.stringify(setup.label ?? null),
   ];
 }
 
@@ -100,7 +104,8 @@ export function bootInit(): void {
   closeSync(userNamespace);
   blockAllSignals();
   setDumpable(false);
-  const [base = '', seal = ''] = process.argv.slice(3);
+  const [base = '', seal = '', label = 'null'] = process.argv.slice(3);
+  verifyLabel((JSON.parse(label) as SecurityLabel | null) ?? undefined);
   const listener = loadListenedSeccompFilter(Buffer.from(base, 'base64'));
   sendMessage(assign, Buffer.from('l'), [listener]);
   closeSync(listener);

@@ -8,6 +8,7 @@ import type {
 } from '../host/protocol/zygote.ts';
 import { waitReadable } from '../host/sys/process.ts';
 import { receiveMessage } from '../host/sys/socket.ts';
+import type { OpenLabel } from './security-label.ts';
 
 /** One of the two processes of a blank pair, ready to be a container's. */
 export interface BlankProcess {
@@ -17,6 +18,7 @@ export interface BlankProcess {
   link: number;
   /** The last of the filters that it ends up under, by profile; it inherits the others. */
   seccomp: ZygoteSetup['seccomp']['seals'];
+  label: OpenLabel | undefined;
 }
 
 /** What it has been told to become. */

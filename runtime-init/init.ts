@@ -29,7 +29,7 @@ export interface BlankInit extends BlankProcess {
 
 /** For when the function's process has made its namespaces. Never returns. */
 export function runInit(blank: BlankInit, start: ContainerStart): never {
-  const { socket, link, seccomp, namespaceLimits } = blank;
+  const { socket, link, seccomp, label, namespaceLimits } = blank;
   joinCgroup(start);
   const functionFd = openPidFd(functionPid);
   joinNamespace(functionFd, ownNamespaces | namespaceFlag.network);
@@ -38,6 +38,7 @@ export function runInit(blank: BlankInit, start: ContainerStart): never {
   dropPrivileges({
     userNamespace: fdFor(start.fds, 'userNamespace'),
     identity: start.identity,
+    label,
     seccomp: seccomp.node,
     namespaceLimits,
   });

@@ -145,6 +145,7 @@ function specialise({ blank, start, assigned, steps }: Assignment): void {
   dropPrivileges({
     userNamespace: fdFor(start.fds, 'userNamespace'),
     identity: start.identity,
+    label: blank.label,
     seccomp: blank.seccomp[specialisation.seccomp],
   });
   unblockAllSignals();

@@ -10,11 +10,13 @@ import {
   setNoNewPrivileges,
 } from '../host/sys/process.ts';
 import { loadSeccompFilter } from '../host/sys/seccomp-filter.ts';
+import { enterLabel, type OpenLabel } from './security-label.ts';
 
 export interface Drop {
   /** Closed once it is joined. */
   userNamespace: number;
   identity: ContainerIdentity;
+  label: OpenLabel | undefined;
   /** The seal, base64. */
   seccomp: string;
   /** From `openNamespaceLimits`; closed. One process of a container sets them for both. */
@@ -27,12 +29,14 @@ const namespaceKinds = ['user', 'pid', 'uts', 'ipc', 'net', 'mnt', 'cgroup', 'ti
  * The user namespace comes last, so that all others belong to the host: not even a capable process
  * could mount, rename the host or touch the network. Cannot be undone.
  */
-export function dropPrivileges({ userNamespace, identity, seccomp, namespaceLimits }: Drop): void {
+export function dropPrivileges(drop: Drop): void {
+  const { userNamespace, identity, label, seccomp, namespaceLimits } = drop;
   joinNamespace(userNamespace, namespaceFlag.user);
   closeSync(userNamespace);
   if (namespaceLimits !== undefined) forbidNamespaces(namespaceLimits);
   becomeUnprivileged({ uid: identity.uid, gid: identity.gid });
   setDumpable(false);
+  if (label !== undefined) enterLabel(label);
   setNoNewPrivileges();
   loadSeccompFilter(Buffer.from(seccomp, 'base64'));
   verifyDropped();

@@ -3,7 +3,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { release } from 'node:os';
 import { messageOf } from '../base/errors.ts';
 import { examineCgroups } from '../cgroup/offer.ts';
-import { hasClone3, hasPidfd, landlockAbi } from '../sys/kernel-features.ts';
+import { hasClone3, hasPidfd } from '../sys/kernel-features.ts';
 import { knowsMountOption } from '../sys/mount.ts';
 import { seccompApiLevel } from '../sys/seccomp.ts';
 import type { Check } from './control-api.ts';
@@ -18,8 +18,6 @@ export function checkKernel(): Check[] {
     overlay(),
     seccomp(),
     securityModules(),
-    appArmor(),
-    landlock(),
     btf(),
   ];
 }
@@ -101,19 +99,6 @@ function securityModules(): Check {
   const modules = read('/sys/kernel/security/lsm').trim();
   if (modules !== '') return check('lsm', 'ok', modules.replaceAll(',', ' '));
   return check('lsm', 'warn', 'unknown: securityfs is not mounted on /sys/kernel/security');
-}
-
-/** Not used by this version: said, so that nobody counts on it. */
-function appArmor(): Check {
-  const active = read('/sys/module/apparmor/parameters/enabled').startsWith('Y');
-  const detail = active ? 'active in the kernel, no profile applied' : 'not active in this kernel';
-  return check('apparmor', 'warn', detail);
-}
-
-function landlock(): Check {
-  const abi = landlockAbi();
-  if (abi === undefined) return check('landlock', 'warn', 'not active in this kernel (lsm=)');
-  return check('landlock', 'ok', `ABI ${abi}`);
 }
 
 function btf(): Check {

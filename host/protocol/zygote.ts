@@ -71,11 +71,19 @@ export interface ZygoteSetup {
   };
   /** The ABI by which functions are kept from files that are not theirs; 0 without Landlock. */
   landlockAbi: number;
+  /** Under which both processes of a container are, where the kernel has labels. */
+  label: SecurityLabel | undefined;
   /** For /tmp and /dev/shm each. */
   tmpfsBytes: number;
   openFilesMax: number;
   /** `never`: containers are executed, as if this Node.js could not fork. */
   fork: 'auto' | 'never';
+}
+
+/** AppArmor's profile, or SELinux's context. */
+export interface SecurityLabel {
+  module: 'apparmor' | 'selinux';
+  name: string;
 }
 
 /** Messages from PID 1 to the host: one JSON line each. */

@@ -1,5 +1,4 @@
 /** What isolates a container on this host, layer by layer. Nothing is skipped without a word. */
-import { existsSync, readFileSync } from 'node:fs';
 import { HatchError } from '../base/errors.ts';
 import {
   alwaysEnforced,
@@ -10,15 +9,18 @@ import {
   type IsolationState,
 } from '../base/isolation.ts';
 import { landlockAbi } from '../sys/kernel-features.ts';
+import { chooseLabel, type Labelling } from './labels.ts';
 
 /** Asked once, when a host starts: none of it changes while the kernel runs. */
-export function isolationHere(): Isolation {
+export function isolationHere(
+  { apparmor, selinux }: Omit<Labelling, 'label'> = chooseLabel(),
+): Isolation {
   const always = Object.keys(alwaysEnforced).map((name) => [name, 'enforced'] as const);
   return Object.freeze({
     ...(Object.fromEntries(always) as Record<AlwaysEnforced, 'enforced'>),
     landlock: landlock(),
-    apparmor: appArmor(),
-    selinux: seLinux(),
+    apparmor,
+    selinux,
   });
 }
 
@@ -38,23 +40,4 @@ export function requireLayers(isolation: Isolation, required: readonly Isolation
 
 function landlock(): IsolationState {
   return landlockAbi() === undefined ? 'unavailable: not active in this kernel' : 'enforced';
-}
-
-function appArmor(): IsolationState {
-  if (!read('/sys/module/apparmor/parameters/enabled').startsWith('Y'))
-    return 'unavailable: not active in this kernel';
-  return 'unavailable: this version has no profile for it';
-}
-
-function seLinux(): IsolationState {
-  if (!existsSync('/sys/fs/selinux/enforce')) return 'unavailable: not active in this kernel';
-  return 'unavailable: this version has no label for it';
-}
-
-function read(path: string): string {
-  try {
-    return readFileSync(path, 'utf8');
-  } catch {
-    return '';
-  }
 }
