@@ -36,7 +36,7 @@ e2fsprogs|command mkfs.ext4|optional|the tests in a VM fail; hatch itself works
 gcc|command gcc|optional|the test of struct layouts against the C compiler fails
 libc6-dev|file /usr/include/stdio.h|optional|the test of struct layouts against the C compiler fails
 systemd|command systemd-analyze|optional|the test of the unit for systemd fails; hatch itself works
-apparmor|command apparmor_parser|optional|AppArmor's profile cannot be loaded, on this machine and in the VM
+apparmor|command apparmor_parser|optional|the profile of AppArmor cannot be loaded, nor tested
 strace|command strace|optional|"npm run record-syscalls" cannot trace; hatch itself works
 libseccomp-dev|file /usr/include/seccomp.h|optional|the test of struct layouts fails
 '

@@ -71,7 +71,8 @@ const profileTest = () => {
     ]) {
       const free = sh(command);
       assert.equal(free.status, 0, `${command}, unconfined: ${free.stderr}`);
-      const exec = `echo exec ${appArmorProfile} >/proc/self/attr/apparmor/exec; exec "$0" sh -c "$1"`;
+      const label = `echo exec ${appArmorProfile} >/proc/self/attr/apparmor/exec`;
+      const exec = `${label}; exec "$0" sh -c "$1"`;
       const confined = sh(exec, '/bin/busybox', command);
       assert.notEqual(confined.status, 0, command);
       assert.match(confined.stderr, /denied|not permitted/i, command);
