@@ -33,6 +33,8 @@ busybox-static|command busybox|optional|the tests in a VM, and with a static she
 qemu-system-x86|command qemu-system-x86_64|optional|the tests in a VM fail; hatch itself works
 kmod|command modprobe|optional|the tests in a VM fail; hatch itself works
 e2fsprogs|command mkfs.ext4|optional|the tests in a VM fail; hatch itself works
+btrfs-progs|command mkfs.btrfs|optional|the tests of storage on btrfs fail; hatch itself works
+xfsprogs|command mkfs.xfs|optional|"npm run bench -- storage" cannot measure xfs
 gcc|command gcc|optional|the test of struct layouts against the C compiler fails
 libc6-dev|file /usr/include/stdio.h|optional|the test of struct layouts against the C compiler fails
 systemd|command systemd-analyze|optional|the test of the unit for systemd fails; hatch itself works

@@ -3,15 +3,17 @@
  * the whole of it up; `copy-up.ts` tells which.
  */
 import { chmodSync, chownSync, closeSync } from 'node:fs';
-import { HatchError, messageOf } from '../base/errors.ts';
+import { HatchError } from '../base/errors.ts';
 import type { LowerOption } from './layer-paths.ts';
 import { mountOverlay } from './overlay-mount.ts';
 import { probeOverlay } from './overlay-probe.ts';
 import type { Scratch, ScratchSpace } from './scratch.ts';
-import type { RootRequest, StorageDriver, WritableRoot } from './storage-driver.ts';
+import { rootError } from './storage-driver.ts';
+import type { PreparedLayers, RootRequest, StorageDriver, WritableRoot } from './storage-driver.ts';
 
 export class OverlayDriver implements StorageDriver {
   readonly name = 'overlay';
+  readonly mapsOwners = false;
   readonly #scratch: ScratchSpace;
   readonly #lowerOption: LowerOption;
   readonly #roots = new Map<string, OverlayRoot>();
@@ -31,6 +33,11 @@ export class OverlayDriver implements StorageDriver {
     return new OverlayDriver(scratch, lowerOption ?? probeOverlay(scratch));
   }
 
+  /** Layers are joined where they are. */
+  prepare(): Promise<PreparedLayers> {
+    return Promise.resolve({ release: () => {} });
+  }
+
   createRoot(request: RootRequest): WritableRoot {
     const { id } = request;
     if (this.#roots.has(id))
@@ -48,7 +55,7 @@ export class OverlayDriver implements StorageDriver {
     } catch (error) {
       // What is left of it is removed by `removeAll`; the reason is in `error`.
       scratch.release().catch(() => undefined);
-      throw mountError(id, error);
+      throw rootError(id, error);
     }
   }
 
@@ -65,7 +72,7 @@ export class OverlayDriver implements StorageDriver {
     try {
       return this.#scratch.take(request.sizeBytes);
     } catch (error) {
-      throw mountError(request.id, error);
+      throw rootError(request.id, error);
     }
   }
 
@@ -84,6 +91,7 @@ export class OverlayDriver implements StorageDriver {
 }
 
 class OverlayRoot implements WritableRoot {
+  readonly copiesUp = true;
   readonly id: string;
   readonly lowerDirectories: readonly string[];
   readonly mountFd: number;
@@ -131,11 +139,4 @@ class OverlayRoot implements WritableRoot {
       this.#forget();
     }
   }
-}
-
-function mountError(id: string, error: unknown): HatchError {
-  if (error instanceof HatchError) return error;
-  return new HatchError('host.start_failed', `Cannot create root "${id}": ${messageOf(error)}`, {
-    cause: error,
-  });
 }

@@ -47,6 +47,29 @@ export function trySyscall<A extends Argument[]>(prototype: string): (...args: A
   };
 }
 
+/**
+ * As `syscall`, on a thread of the pool: for calls that wait for a disk. Mounts are those of the
+ * process, whatever namespace the main thread is in; so name files by descriptors.
+ */
+export function asyncSyscall<A extends Argument[]>(
+  prototype: string,
+  describe: (...args: A) => string = () => '',
+): (...args: A) => Promise<number> {
+  const { native, name, arity } = bind(libc, prototype);
+  return (...args) => {
+    checkArguments(name, arity, args);
+    const { promise, resolve, reject } = Promise.withResolvers<number>();
+    native.async(...args, (error: Error | null, result: number) => {
+      // koffi brings the thread's errno along. That `args` are named here keeps buffers alive.
+      if (error === null && Number(result) === -1)
+        reject(failure(name, koffi.errno(), describe(...args)));
+      else if (error === null) resolve(Number(result));
+      else reject(error);
+    });
+    return promise;
+  };
+}
+
 export interface NumberedCall {
   name: string;
   number: number;

@@ -1,17 +1,20 @@
 /**
- * Layers of an unprivileged container: one idmapped mount of the layers' parent, attached in a
- * mount namespace of this thread's own, shifts the owners of all files below it.
+ * Layers of an unprivileged container. For overlays one idmapped mount of the layers' parent,
+ * attached in a mount namespace of this thread's own, shifts the owners of all files below it; a
+ * snapshot is shifted as a whole.
  */
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import fs from 'node:fs';
+import { basename, join } from 'node:path';
 import { after, before, test } from 'node:test';
+import { BtrfsDriver } from '../../host/storage/btrfs.ts';
 import { findCopyUps } from '../../host/storage/copy-up.ts';
 import { DiskScratch } from '../../host/storage/disk-scratch.ts';
 import { MemoryScratch } from '../../host/storage/memory-scratch.ts';
 import { OverlayDriver } from '../../host/storage/overlay.ts';
-import type { ScratchSpace } from '../../host/storage/scratch.ts';
+import type { StorageDriver } from '../../host/storage/storage-driver.ts';
 import {
   attachMount,
   cloneMount,
@@ -20,41 +23,55 @@ import {
   setMountAttributes,
 } from '../../host/sys/mount.ts';
 import { namespaceFlag, unshare } from '../../host/sys/namespace.ts';
+import { DiskImage } from '../support/disk-image.ts';
 import { withLayers } from './storage-layers.ts';
 
 const base = 300_000;
 let userNamespaceFd = -1;
+unshare(namespaceFlag.mount);
+makeRootPrivate();
+const disk = new DiskImage('btrfs');
 
 before(async () => {
-  unshare(namespaceFlag.mount);
-  makeRootPrivate();
   userNamespaceFd = await openUserNamespace();
 });
-after(() => fs.closeSync(userNamespaceFd));
+after(() => {
+  fs.closeSync(userNamespaceFd);
+  disk[Symbol.dispose]();
+});
 
-const scratchSpaces: [string, (directory: string) => ScratchSpace][] = [
-  ['memory', (mountPoints) => new MemoryScratch({ sizeBytes: 64 << 20, mountPoints })],
-  ['disk', (directory) => new DiskScratch({ directory, spareCount: 0 })],
+const drivers: [string, (directory: string) => StorageDriver][] = [
+  [
+    'overlay in memory',
+    (mountPoints) => OverlayDriver.open(new MemoryScratch({ sizeBytes: 64 << 20, mountPoints })),
+  ],
+  [
+    'overlay on disk',
+    (directory) => OverlayDriver.open(new DiskScratch({ directory, spareCount: 0 })),
+  ],
+  ['btrfs', (directory) => BtrfsDriver.open({ directory, sizeBytes: 64 << 20 })],
 ];
 
-for (const [where, scratchIn] of scratchSpaces)
-  test(`layers below an idmapped parent belong to the container's ids; written to ${where}`, () =>
+for (const [name, open] of drivers)
+  test(`layers belong to the container's ids, and what it writes: ${name}`, () =>
     withLayers(async (layers) => {
       const bottom = layers.make({ file: Buffer.alloc(5000, 1), 'dir/x': 'x' });
       const top = layers.make({ 'dir/y': 'y' });
       fs.chownSync(`${top}/dir/y`, 1000, 1001);
       const parent = fs.mkdtempSync(`${layers.path('idmapped')}-`);
       attachIdmapped(layers.path('.'), parent);
-      const lowerDirectories = [bottom, top].map(
-        (layer) => `${parent}/${layer.slice(layer.lastIndexOf('/') + 1)}`,
-      );
-      const driver = OverlayDriver.open(scratchIn(layers.path('state')));
+      const driver = open(layers.path('state'));
       try {
+        const lowerDirectories = [bottom, top].map((layer) =>
+          driver.mapsOwners ? layer : join(parent, basename(layer)),
+        );
+        await driver.prepare(lowerDirectories);
         const root = driver.createRoot({
           id: 'a',
           lowerDirectories,
           ownerUid: base,
           ownerGid: base,
+          userNamespaceFd,
         });
         const at = (path: string) => `/proc/self/fd/${root.mountFd}/${path}`;
         const owners = (path: string) => {
@@ -73,9 +90,13 @@ for (const [where, scratchIn] of scratchSpaces)
           encoding: 'utf8',
         });
         assert.equal(write.stdout, `${base}\n`, write.stderr);
-        assert.deepEqual(owners(`${root.upperDirectory}/file`), [base, base]);
-        assert.deepEqual(owners(`${root.upperDirectory}/dir/new`), [base, base]);
+        assert.deepEqual(owners(at('file')), [base, base]);
+        assert.deepEqual(owners(at('dir/new')), [base, base]);
+        const stored = driver.mapsOwners ? 0 : base;
+        assert.deepEqual(owners(`${root.upperDirectory}/file`), [stored, stored]);
+        assert.deepEqual(owners(`${root.upperDirectory}/dir/new`), [stored, stored]);
         assert.deepEqual(owners(`${bottom}/file`), [0, 0]);
+        if (!root.copiesUp) return;
         const [copyUp, ...others] = await findCopyUps(root);
         assert.deepEqual(others, []);
         assert.equal(copyUp?.bytesCopied, 5000);
@@ -85,7 +106,7 @@ for (const [where, scratchIn] of scratchSpaces)
         await driver.close();
         detachMount(parent);
       }
-    }));
+    }, disk.mountPoint));
 
 function attachIdmapped(source: string, target: string): void {
   const fd = cloneMount({ path: source, recursive: false });

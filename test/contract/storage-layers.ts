@@ -9,8 +9,11 @@ export interface Layers {
   path(name: string): string;
 }
 
-export async function withLayers(body: (layers: Layers) => Promise<void> | void): Promise<void> {
-  const place = fs.mkdtempSync(join(tmpdir(), 'hatch-storage-'));
+export async function withLayers(
+  body: (layers: Layers) => Promise<void> | void,
+  parent = tmpdir(),
+): Promise<void> {
+  const place = fs.mkdtempSync(join(parent, 'hatch-storage-'));
   fs.chmodSync(place, 0o755);
   let count = 0;
   const layers: Layers = {

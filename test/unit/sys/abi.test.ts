@@ -8,6 +8,13 @@ import fs from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { before, describe, test } from 'node:test';
+import {
+  lookupArgumentsLayout,
+  quotaArgumentsLayout,
+  quotaGroupArgumentsLayout,
+  quotaLimitArgumentsLayout,
+  volumeArgumentsLayout,
+} from '../../../host/sys/btrfs.ts';
 import { fileHandleLayout } from '../../../host/sys/file-handle.ts';
 import { encodeOpenHow, makeDevice, resolve } from '../../../host/sys/file.ts';
 import { errnoOf } from '../../../host/sys/libc.ts';
@@ -44,6 +51,8 @@ const headers = `
 #include <stdint.h>
 #include <stdio.h>
 #include <net/if.h>
+#include <linux/btrfs.h>
+#include <linux/btrfs_tree.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/if_addr.h>
@@ -51,6 +60,7 @@ const headers = `
 #include <linux/if_link.h>
 #include <linux/keyctl.h>
 #include <linux/landlock.h>
+#include <linux/magic.h>
 #include <linux/neighbour.h>
 #include <linux/netfilter/ipset/ip_set.h>
 #include <linux/netfilter/nf_tables.h>
@@ -283,6 +293,25 @@ function structureLayouts(): [string, number][] {
       ifr_flags: interfaceRequestLayout.flags,
     }),
     ...layout('struct signalfd_siginfo', signalInfoBytes, { ssi_signo: 0 }),
+    ...layout('struct btrfs_ioctl_vol_args_v2', volumeArgumentsLayout.size, {
+      fd: volumeArgumentsLayout.fd,
+      name: volumeArgumentsLayout.name,
+    }),
+    ...layout('struct btrfs_ioctl_ino_lookup_args', lookupArgumentsLayout.size, {
+      treeid: lookupArgumentsLayout.treeId,
+      objectid: lookupArgumentsLayout.objectId,
+    }),
+    ...layout('struct btrfs_ioctl_quota_ctl_args', quotaArgumentsLayout.size, {
+      cmd: quotaArgumentsLayout.command,
+    }),
+    ...layout('struct btrfs_ioctl_qgroup_create_args', quotaGroupArgumentsLayout.size, {
+      create: quotaGroupArgumentsLayout.create,
+      qgroupid: quotaGroupArgumentsLayout.id,
+    }),
+    ...layout('struct btrfs_ioctl_qgroup_limit_args', quotaLimitArgumentsLayout.size, {
+      'lim.flags': quotaLimitArgumentsLayout.flags,
+      'lim.max_excl': quotaLimitArgumentsLayout.exclusiveMax,
+    }),
   ];
 }
 
