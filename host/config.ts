@@ -108,6 +108,13 @@ const shape = {
     .startsWith('/', 'must be an absolute path')
     .default('/var/lib/hatchery')
     .describe('Layers, writable roots and the embedded NATS server; one host each'),
+  storage: z
+    .enum(['overlay', 'btrfs'])
+    .optional()
+    .describe(
+      'Storage driver of functions that name none; by default btrfs where stateDirectory is on ' +
+        'btrfs, else overlay',
+    ),
   secretsKeyFile: z
     .string()
     .startsWith('/', 'must be an absolute path')

@@ -10,6 +10,8 @@ import type { Check } from './dispatch/control-api.ts';
 import { checkKernel } from './dispatch/kernel-checks.ts';
 import type { Engine } from './engine.ts';
 import type { Zygotes } from './zygote/zygotes.ts';
+import type { StorageName } from './storage/storage-driver.ts';
+import type { StorageDrivers } from './storage/storage-drivers.ts';
 import { oomScore, ownOomScore } from './sys/oom-score.ts';
 import type { FunctionCopyUps } from './telemetry/copy-up-account.ts';
 import { adviseOn } from './telemetry/copy-up-advice.ts';
@@ -20,7 +22,7 @@ const advisedMax = 5;
 
 /** What a host cannot do without was exercised when it started. */
 export function examineHost(engine: Engine, copyUps: readonly FunctionCopyUps[]): Promise<Check[]> {
-  const { zygotes, baseImage, layers, pool, network, optionalLimits, isolation } = engine;
+  const { zygotes, baseImage, layers, storage, pool, network, optionalLimits, isolation } = engine;
   const { mode, reason, pid, forks, generation } = zygotes.default.state;
   const forking: Check =
     mode === 'fork'
@@ -39,13 +41,26 @@ export function examineHost(engine: Engine, copyUps: readonly FunctionCopyUps[])
     outOfMemory(ownOomScore()),
     ...isolationChecks(isolation),
     ok('system calls', 'allowlist "node"'),
-    ok('root file system', 'overlay on idmapped layers, upper in memory'),
+    rootFileSystem(storage),
     ok('network', network.description ?? 'loopback only, as no function has egress'),
     ok('base image', `${baseImage.reference}, ${baseImage.layers.length} layers`),
     ok('layer cache', `${usedBytes} of ${capacityBytes} bytes`),
     ok('parked containers', String(pool.stats().parked)),
     ...copyUpChecks(copyUps),
   ]);
+}
+
+const storageMeanings: Record<StorageName, string> = {
+  overlay: 'overlay on idmapped layers, upper in memory',
+  btrfs: 'btrfs snapshots, limited by a quota',
+  zfs: 'zfs clones',
+};
+
+/** A function that names a driver which is not among them is refused when it is deployed. */
+function rootFileSystem({ preferred, names }: StorageDrivers): Check {
+  const others = names.filter((name) => name !== preferred).map((name) => storageMeanings[name]);
+  const further = others.length === 0 ? '' : `; on request ${others.join(', ')}`;
+  return ok('root file system', `${storageMeanings[preferred]}${further}`);
 }
 
 function tenants({ others, memoryBytes }: Zygotes): Check {

@@ -27,7 +27,7 @@ import { stageProfiles } from './security/security.ts';
 import type { SandboxParts } from './sandbox/sandbox.ts';
 import { MemoryScratch } from './storage/memory-scratch.ts';
 import { OverlayDriver } from './storage/overlay.ts';
-import type { StorageDriver } from './storage/storage-driver.ts';
+import { StorageDrivers } from './storage/storage-drivers.ts';
 import { landlockAbi } from './sys/kernel-features.ts';
 import { oomScore, setOomScore } from './sys/oom-score.ts';
 import {
@@ -41,6 +41,7 @@ import { Zygotes } from './zygote/zygotes.ts';
 
 export interface Engine {
   layers: LayerStore;
+  storage: StorageDrivers;
   baseImage: StoredImage;
   zygotes: Zygotes;
   pool: Pool;
@@ -117,10 +118,10 @@ export async function openEngine(
   opened.defer(() => lease.release());
 
   const scratch = memoryScratch(config);
-  const storage = OverlayDriver.open(scratch);
+  const storage = await openStorage(config, scratch);
   opened.defer(() => storage.close());
   const zygoteRoot = directory('run/zygote-root');
-  mountZygoteRoot(storage, baseImage, zygoteRoot);
+  mountZygoteRoot(overlay, baseImage, zygoteRoot);
   opened.defer(() => detachMount(zygoteRoot));
   const refusedCalls = new RefusedCalls();
   opened.defer(() => refusedCalls.close());
@@ -153,7 +154,7 @@ export async function openEngine(
   const all = opened.move();
   const { optional: optionalLimits } = cgroups;
   const close = () => all.disposeAsync();
-  return { layers, baseImage, zygotes, pool, network, optionalLimits, isolation, close };
+  return { layers, storage, baseImage, zygotes, pool, network, optionalLimits, isolation, close };
 }
 
 /** In the log of the function whose process it was. */
@@ -206,8 +207,8 @@ function poolLimits(config: HostConfig): PoolLimits {
  * Read-only: the zygote writes nothing, and its children leave it at once. Attached, since before
  * Linux 6.15 nothing else can be cloned.
  */
-function mountZygoteRoot(storage: StorageDriver, baseImage: StoredImage, path: string): void {
-  const { mountFd } = storage.createRoot({
+function mountZygoteRoot(overlay: OverlayDriver, baseImage: StoredImage, path: string): void {
+  const { mountFd } = overlay.createRoot({
     id: 'zygote',
     lowerDirectories: baseImage.layers.map(({ path }) => path),
     ownerUid: 0,

@@ -144,7 +144,7 @@ interface Serving {
 
 /** Opens what answers: functions first, then calls, then control. Closed in reverse order. */
 async function serve({ config, log, engine, connection, opened }: Serving): Promise<void> {
-  const { pool, layers, baseImage } = engine;
+  const { pool, layers, storage, baseImage } = engine;
   const startedAtMs = Date.now();
   const telemetry = openTelemetry({ config, log, connection });
   opened.defer(() => telemetry.stop());
@@ -161,6 +161,7 @@ async function serve({ config, log, engine, connection, opened }: Serving): Prom
       loadFunctionLayers(
         {
           store: layers,
+          storage,
           baseImage: baseImage.reference,
           fetchLayer: (digest) => registry.getLayer(digest),
           directoryOf: (layer) => layer.directoryName,

@@ -4,10 +4,13 @@ import { HatchError } from '../base/errors.ts';
 import type { FunctionVersion } from '../function/record.ts';
 import type { Digest } from '../image/digest.ts';
 import type { LayerStore, StoredLayer } from '../image/layer-store.ts';
+import type { StorageDrivers } from '../storage/storage-drivers.ts';
 import type { FunctionLayers } from './local-functions.ts';
 
 export interface FunctionLayerSources {
   store: Pick<LayerStore, 'acquire' | 'image' | 'importLayer'>;
+  /** Joins layers ahead where the function's driver does. */
+  storage: Pick<StorageDrivers, 'of'>;
   /** Reference of the image that functions run in. */
   baseImage: string;
   /** Of the object store, compressed; whoever unpacks it verifies it. */
@@ -18,10 +21,11 @@ export interface FunctionLayerSources {
 
 /**
  * Makes sure that all layers of a version are unpacked here, and leases them.
- * @throws HatchError `image.not_found`, `image.invalid`, `image.cache_full`
+ * @throws HatchError `image.not_found`, `image.invalid`, `image.cache_full`, `host.unsupported`
+ *   when its storage driver is not to be had here
  */
 export async function loadFunctionLayers(
-  { store, baseImage, fetchLayer, directoryOf }: FunctionLayerSources,
+  { store, storage, baseImage, fetchLayer, directoryOf }: FunctionLayerSources,
   version: FunctionVersion,
 ): Promise<FunctionLayers> {
   const base = store.image(baseImage);
@@ -31,6 +35,7 @@ export async function loadFunctionLayers(
       `Cannot find base image "${baseImage}": import it with "hatch image import"`,
     );
   }
+  const driver = storage.of(version.manifest.storage);
   const baseIds = base.layers.map(({ chainId }) => chainId);
   // Before the import, which may evict what nobody holds.
   using baseLease = store.acquire(baseIds);
@@ -43,5 +48,15 @@ export async function loadFunctionLayers(
     parentChainId: baseLease.layers.at(-1)?.chainId,
   });
   const lease = store.acquire([...baseIds, top.chainId]);
-  return { directories: lease.layers.map(directoryOf), release: () => lease.release() };
+  try {
+    const prepared = await driver.prepare(lease.layers.map(({ path }) => path));
+    const release = (): void => {
+      prepared.release();
+      lease.release();
+    };
+    return { directories: lease.layers.map(directoryOf), release };
+  } catch (error) {
+    lease.release();
+    throw error;
+  }
 }

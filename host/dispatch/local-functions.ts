@@ -193,6 +193,7 @@ export function poolFunctionOf(
     version: version.version,
     entry: version.entryPath,
     layerDirectories,
+    storage: manifest.storage,
     memoryMb: manifest.memoryMb,
     memoryHighMb: manifest.memoryHighMb,
     cpu: manifest.cpu,

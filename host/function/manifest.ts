@@ -160,7 +160,13 @@ const manifestSchema = z.strictObject({
     .enum(['fork', 'exec'])
     .default('fork')
     .describe('exec: each instance boots a Node.js of its own, and shares no memory layout'),
-  storage: z.enum(['overlay', 'btrfs', 'zfs']).default('overlay').describe('Storage driver'),
+  storage: z
+    .enum(['overlay', 'btrfs', 'zfs'])
+    .optional()
+    .describe(
+      'Storage driver: overlay writes to memory and copies files up, btrfs to disk, and blocks ' +
+        "only; by default the host's choice",
+    ),
   network: z
     .union([
       z.literal('none'),
@@ -235,7 +241,7 @@ function unusable({ network, seccomp }: FunctionManifest): ManifestProblem[] {
 
 function unsupported(manifest: FunctionManifest): ManifestProblem[] {
   const found: [path: string, wanted: string | undefined][] = [
-    ['storage', manifest.storage === 'overlay' ? undefined : `driver "${manifest.storage}"`],
+    ['storage', manifest.storage === 'zfs' ? 'driver "zfs"' : undefined],
     ['layers', manifest.layers.length === 0 ? undefined : 'a list that is not empty'],
     ['triggers', manifest.triggers.length === 0 ? undefined : 'a list that is not empty'],
   ];

@@ -55,6 +55,11 @@ export class IdRanges {
     });
   }
 
+  /** The parent of all layers as they are stored. */
+  get layersDirectory(): string {
+    return this.#options.layersDirectory;
+  }
+
   /** Resolves when the new ones are ready. */
   fill(): Promise<void> {
     return this.#stock.fill();

@@ -160,6 +160,7 @@ export class InstanceStarter {
       return await sandbox.assign({
         specialisation: specialisationOf(fn, network),
         layerNames: fn.layerDirectories,
+        storage: fn.storage,
         limits: limitsOf(fn),
         ...secretsOf(fn),
         network: network?.access,

@@ -4,6 +4,7 @@
  */
 import type { CgroupLimits } from '../cgroup/cgroup.ts';
 import type { SeccompProfile } from '../protocol/invoke.ts';
+import type { StorageName } from '../storage/storage-driver.ts';
 import type { TrustClass } from '../zygote/trust-class.ts';
 import type { KeepAlivePolicy } from './policy/instance-demand.ts';
 
@@ -16,6 +17,8 @@ export interface PoolFunction extends TrustClass {
   entry: string;
   /** Directory names in the layer store, bottom first. */
   layerDirectories: string[];
+  /** Undefined: the host's choice. */
+  storage: StorageName | undefined;
   memoryMb: number;
   /** From here on it is slowed down; undefined means never. */
   memoryHighMb?: number | undefined;

@@ -21,7 +21,8 @@ import type { IdRange, IdRanges } from '../namespace/id-ranges.ts';
 import type { NetworkAccess } from '../network/network.ts';
 import type { CallMetadata, CancelCause, Specialisation } from '../protocol/invoke.ts';
 import type { ContainerIdentity, FdRole } from '../protocol/zygote.ts';
-import type { StorageDriver, WritableRoot } from '../storage/storage-driver.ts';
+import type { StorageName, WritableRoot } from '../storage/storage-driver.ts';
+import type { StorageDrivers } from '../storage/storage-drivers.ts';
 import type { Connection } from '../sys/connection.ts';
 import { killByPidFd } from '../sys/fork.ts';
 import { watchReadable, type Watch } from '../sys/libc.ts';
@@ -35,7 +36,7 @@ import { Refusals } from './refusals.ts';
 
 export interface SandboxParts {
   cgroups: CgroupSource;
-  storage: StorageDriver;
+  storage: Pick<StorageDrivers, 'of'>;
   idRanges: IdRanges;
   /** Descriptors of network namespaces, with their loopback up. */
   networks: Pick<ReadyStock<number>, 'take'>;
@@ -68,6 +69,8 @@ export interface Assignment {
   specialisation: Specialisation;
   /** Directory names in the layer store, bottom first. */
   layerNames: readonly string[];
+  /** Undefined: the host's choice. */
+  storage: StorageName | undefined;
   limits: CgroupLimits;
   /** Wiped when the instance has them. */
   secrets?: readonly SecretFile[];
@@ -184,9 +187,9 @@ export class Sandbox {
     return Math.max(bytes - this.memoryInUse(), 0);
   }
 
-  /** What the function sees and has written; undefined while parked or once ended. */
+  /** Where files are copied up to; undefined while parked or once ended, or when none are. */
   get root(): Pick<WritableRoot, 'upperDirectory' | 'lowerDirectories'> | undefined {
-    return this.alive ? this.#root : undefined;
+    return this.alive && this.#root?.copiesUp === true ? this.#root : undefined;
   }
 
   /** Resolves when both processes wait for a function; with the steps that took. */
@@ -198,7 +201,7 @@ export class Sandbox {
 
   /** Makes it an instance of one function. Resolves when that is loaded, with the steps it took. */
   async assign(assignment: Assignment): Promise<Step[]> {
-    const { specialisation, layerNames, limits, secrets, network } = assignment;
+    const { specialisation, limits, secrets, network } = assignment;
     const channel = this.#liveChannel();
     const timer = new StepTimer();
     this.#network = network;
@@ -208,12 +211,7 @@ export class Sandbox {
     this.#cgroup.setLimits(limits);
     this.#memoryBytes = limits.memoryBytes;
     timer.finish('limits');
-    this.#root = this.#parts.storage.createRoot({
-      id: this.id,
-      lowerDirectories: layerNames.map((name) => join(this.#range.layersDirectory, name)),
-      ownerUid: this.#range.firstHostId,
-      ownerGid: this.#range.firstHostId,
-    });
+    this.#root = this.#createRoot(assignment);
     timer.finish('overlay');
     const loaded = this.#sendRoot(channel, this.#root, secrets);
     this.#root.closeMount();
@@ -221,6 +219,19 @@ export class Sandbox {
     // The function's process has waited for this before it loaded anything: it is there by now.
     await this.#init?.running;
     return [...timer.steps, ...steps];
+  }
+
+  #createRoot({ storage, layerNames }: Assignment): WritableRoot {
+    const driver = this.#parts.storage.of(storage);
+    const { firstHostId, userNamespaceFd, layersDirectory } = this.#range;
+    const below = driver.mapsOwners ? this.#parts.idRanges.layersDirectory : layersDirectory;
+    return driver.createRoot({
+      id: this.id,
+      lowerDirectories: layerNames.map((name) => join(below, name)),
+      ownerUid: firstHostId,
+      ownerGid: firstHostId,
+      userNamespaceFd,
+    });
   }
 
   #sendRoot(

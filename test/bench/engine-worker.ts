@@ -257,6 +257,7 @@ async function loadFunction(
   const layers = await loadFunctionLayers(
     {
       store: engine.layers,
+      storage: engine.storage,
       baseImage: engine.baseImage.reference,
       fetchLayer: () => Promise.resolve(createReadStream(layerFile)),
       directoryOf: (stored) => stored.directoryName,

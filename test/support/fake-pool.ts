@@ -20,6 +20,7 @@ export function poolFunction(name: string, changes: Partial<PoolFunction> = {}):
     version: '1',
     entry: '/function/index.cjs',
     layerDirectories: [],
+    storage: undefined,
     memoryMb: 128,
     cpu: 1,
     cpuBurst: 0,

@@ -1,6 +1,6 @@
 /** Layer stores that hold the base image from the start: unpacking it is most of a first start. */
 import { execFile } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { mkdir, rename } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
@@ -21,7 +21,8 @@ export async function seedLayers(stateDirectory: string): Promise<void> {
   if (!existsSync(source)) await unpackBaseImage(source);
   await mkdir(stateDirectory, { recursive: true, mode: 0o700 });
   // Hard links: nobody writes to a layer, and records are replaced, never changed.
-  await run('cp', ['--archive', '--link', source, images]);
+  const isNear = statSync(stateDirectory).dev === statSync(source).dev;
+  await run('cp', ['--archive', ...(isNear ? ['--link'] : []), source, images]);
 }
 
 async function unpackBaseImage(root: string): Promise<void> {

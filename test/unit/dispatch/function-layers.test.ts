@@ -7,6 +7,7 @@ import { parseManifest } from '../../../host/function/manifest.ts';
 import { chainId, digestOf } from '../../../host/image/digest.ts';
 import type { Digest } from '../../../host/image/digest.ts';
 import type { LayerImport, StoredImage, StoredLayer } from '../../../host/image/layer-store.ts';
+import type { StorageDriver } from '../../../host/storage/storage-driver.ts';
 
 const top = digestOf('function');
 const version = {
@@ -54,8 +55,24 @@ function fakeStore(failure?: HatchError) {
   };
 }
 
-const sources = (store: ReturnType<typeof fakeStore>, baseImage = 'base') => ({
+/** A storage driver that remembers what is prepared. */
+function fakeStorage(failure?: HatchError) {
+  const prepared: (readonly string[])[] = [];
+  const prepare = (paths: readonly string[]) => {
+    if (failure !== undefined) return Promise.reject(failure);
+    prepared.push(paths);
+    return Promise.resolve({ release: () => void prepared.splice(prepared.indexOf(paths), 1) });
+  };
+  const of = () => ({ prepare }) as unknown as StorageDriver;
+  return { prepared, of };
+}
+
+const sources = (
+  store: ReturnType<typeof fakeStore>,
+  { baseImage = 'base', storage = fakeStorage() } = {},
+) => ({
   store,
+  storage,
   baseImage,
   fetchLayer: () => Promise.resolve(Readable.from(['bytes'])),
   directoryOf: (one: StoredLayer) => one.directoryName,
@@ -63,7 +80,8 @@ const sources = (store: ReturnType<typeof fakeStore>, baseImage = 'base') => ({
 
 test('the function lies on the base image, all of it leased until released', async () => {
   const store = fakeStore();
-  const layers = await loadFunctionLayers(sources(store), version);
+  const storage = fakeStorage();
+  const layers = await loadFunctionLayers(sources(store, { storage }), version);
   const parent = store.base[1]?.chainId;
   const own = layer(chainId(parent, top));
   assert.equal(store.imported[0]?.parentChainId, parent);
@@ -75,8 +93,10 @@ test('the function lies on the base image, all of it leased until released', asy
     store.held,
     [...store.base, own].map((one) => one.chainId),
   );
+  assert.deepEqual(storage.prepared, [[...store.base, own].map(({ path }) => path)]);
   layers.release();
   assert.deepEqual(store.held, []);
+  assert.deepEqual(storage.prepared, []);
 });
 
 test('a failed import leaves nothing leased', async () => {
@@ -85,7 +105,14 @@ test('a failed import leaves nothing leased', async () => {
   assert.deepEqual(store.held, []);
 });
 
+test('a driver that cannot join the layers leaves nothing leased', async () => {
+  const store = fakeStore();
+  const storage = fakeStorage(new HatchError('host.start_failed', 'no room'));
+  await assert.rejects(loadFunctionLayers(sources(store, { storage }), version), /no room/);
+  assert.deepEqual(store.held, []);
+});
+
 test('a base image that is not there is named', async () => {
-  const wanted = loadFunctionLayers(sources(fakeStore(), 'other'), version);
+  const wanted = loadFunctionLayers(sources(fakeStore(), { baseImage: 'other' }), version);
   await assert.rejects(wanted, /Cannot find base image "other": import it/);
 });

@@ -33,7 +33,6 @@ test('a manifest of name and entry gets every default', () => {
     seccomp: 'node',
     tenant: 'default',
     isolation: 'fork',
-    storage: 'overlay',
     network: 'none',
     env: {},
     secrets: [],
@@ -117,7 +116,6 @@ test('all mistakes are reported at once', () => {
 test('what is not built yet is refused, not ignored', () => {
   const wishes: Record<string, unknown>[] = [
     { storage: 'zfs' },
-    { storage: 'btrfs' },
     { layers: ['sha256:0'] },
     { triggers: [{ cron: '* * * * *' }] },
   ];
