@@ -27,6 +27,7 @@ import { stageProfiles } from './security/security.ts';
 import type { SandboxParts } from './sandbox/sandbox.ts';
 import { MemoryScratch } from './storage/memory-scratch.ts';
 import { OverlayDriver } from './storage/overlay.ts';
+import type { StorageDriver } from './storage/storage-driver.ts';
 import { StorageDrivers } from './storage/storage-drivers.ts';
 import { landlockAbi } from './sys/kernel-features.ts';
 import { oomScore, setOomScore } from './sys/oom-score.ts';
@@ -121,7 +122,7 @@ export async function openEngine(
   const storage = await openStorage(config, scratch);
   opened.defer(() => storage.close());
   const zygoteRoot = directory('run/zygote-root');
-  mountZygoteRoot(overlay, baseImage, zygoteRoot);
+  mountZygoteRoot(storage.of('overlay'), baseImage, zygoteRoot);
   opened.defer(() => detachMount(zygoteRoot));
   const refusedCalls = new RefusedCalls();
   opened.defer(() => refusedCalls.close());
@@ -155,6 +156,15 @@ export async function openEngine(
   const { optional: optionalLimits } = cgroups;
   const close = () => all.disposeAsync();
   return { layers, storage, baseImage, zygotes, pool, network, optionalLimits, isolation, close };
+}
+
+function openStorage(config: HostConfig, scratch: MemoryScratch): Promise<StorageDrivers> {
+  return StorageDrivers.open({
+    overlay: OverlayDriver.open(scratch),
+    stateDirectory: config.stateDirectory,
+    rootBytesMax,
+    preferred: config.storage,
+  });
 }
 
 /** In the log of the function whose process it was. */
@@ -207,8 +217,8 @@ function poolLimits(config: HostConfig): PoolLimits {
  * Read-only: the zygote writes nothing, and its children leave it at once. Attached, since before
  * Linux 6.15 nothing else can be cloned.
  */
-function mountZygoteRoot(overlay: OverlayDriver, baseImage: StoredImage, path: string): void {
-  const { mountFd } = overlay.createRoot({
+function mountZygoteRoot(storage: StorageDriver, baseImage: StoredImage, path: string): void {
+  const { mountFd } = storage.createRoot({
     id: 'zygote',
     lowerDirectories: baseImage.layers.map(({ path }) => path),
     ownerUid: 0,

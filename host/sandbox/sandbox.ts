@@ -11,7 +11,6 @@
  */
 import { once } from 'node:events';
 import { closeSync } from 'node:fs';
-import { join } from 'node:path';
 import { HatchError, messageOf } from '../base/errors.ts';
 import type { ReadyStock } from '../base/ready-stock.ts';
 import type { Step } from '../base/channels.ts';
@@ -21,7 +20,7 @@ import type { IdRange, IdRanges } from '../namespace/id-ranges.ts';
 import type { NetworkAccess } from '../network/network.ts';
 import type { CallMetadata, CancelCause, Specialisation } from '../protocol/invoke.ts';
 import type { ContainerIdentity, FdRole } from '../protocol/zygote.ts';
-import type { StorageName, WritableRoot } from '../storage/storage-driver.ts';
+import type { WritableRoot } from '../storage/storage-driver.ts';
 import type { StorageDrivers } from '../storage/storage-drivers.ts';
 import type { Connection } from '../sys/connection.ts';
 import { killByPidFd } from '../sys/fork.ts';
@@ -32,6 +31,7 @@ import { endReason } from './end-reason.ts';
 import { InitChannel } from './init-channel.ts';
 import { RawOutput } from './raw-output.ts';
 import { mountSecrets, type SecretFile } from './secrets-mount.ts';
+import { createRoot, type RootOrder } from './root.ts';
 import { Refusals } from './refusals.ts';
 
 export interface SandboxParts {
@@ -65,12 +65,8 @@ export type Spawner = (request: {
   fds: readonly (readonly [FdRole, number])[];
 }) => ContainerProcesses;
 
-export interface Assignment {
+export interface Assignment extends RootOrder {
   specialisation: Specialisation;
-  /** Directory names in the layer store, bottom first. */
-  layerNames: readonly string[];
-  /** Undefined: the host's choice. */
-  storage: StorageName | undefined;
   limits: CgroupLimits;
   /** Wiped when the instance has them. */
   secrets?: readonly SecretFile[];
@@ -211,7 +207,7 @@ export class Sandbox {
     this.#cgroup.setLimits(limits);
     this.#memoryBytes = limits.memoryBytes;
     timer.finish('limits');
-    this.#root = this.#createRoot(assignment);
+    this.#root = createRoot(this.#parts, { id: this.id, range: this.#range }, assignment);
     timer.finish('overlay');
     const loaded = this.#sendRoot(channel, this.#root, secrets);
     this.#root.closeMount();
@@ -219,19 +215,6 @@ export class Sandbox {
     // The function's process has waited for this before it loaded anything: it is there by now.
     await this.#init?.running;
     return [...timer.steps, ...steps];
-  }
-
-  #createRoot({ storage, layerNames }: Assignment): WritableRoot {
-    const driver = this.#parts.storage.of(storage);
-    const { firstHostId, userNamespaceFd, layersDirectory } = this.#range;
-    const below = driver.mapsOwners ? this.#parts.idRanges.layersDirectory : layersDirectory;
-    return driver.createRoot({
-      id: this.id,
-      lowerDirectories: layerNames.map((name) => join(below, name)),
-      ownerUid: firstHostId,
-      ownerGid: firstHostId,
-      userNamespaceFd,
-    });
   }
 
   #sendRoot(

@@ -189,7 +189,7 @@ export function storageSuite(
         assert.equal(fs.statSync(`${lower}/dir/file`).uid, 0);
       }));
 
-    test('files and new directories are renamed; a lower directory as a whole, or it is EXDEV', () =>
+    test('files and new directories are renamed; a lower directory wholly, or it is EXDEV', () =>
       withDriver(async (driver, layers) => {
         const lower = layers.make({ file: 'f', other: 'o', 'dir/x': 'x' });
         const root = await makeRoot(driver, { id: 'a', lowerDirectories: [lower], ...owner });

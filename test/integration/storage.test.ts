@@ -25,7 +25,7 @@ after(async () => {
   }
 });
 
-test('on btrfs a function that names no driver gets a snapshot, and copies nothing up', async () => {
+test('on btrfs a function that names no driver has a snapshot, and copies no file', async () => {
   await host.deploy('functions/ledger', { name: 'on-btrfs' });
   await host.deploy('functions/ledger', { name: 'on-overlay', storage: 'overlay' });
   const entry = { account: 7, amount: 1 };
