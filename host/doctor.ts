@@ -12,6 +12,7 @@ import type { Engine } from './engine.ts';
 import type { Zygotes } from './zygote/zygotes.ts';
 import type { StorageName } from './storage/storage-driver.ts';
 import type { StorageDrivers } from './storage/storage-drivers.ts';
+import type { CopyUpProbe } from './storage/copy-up-probe.ts';
 import { oomScore, ownOomScore } from './sys/oom-score.ts';
 import type { FunctionCopyUps } from './telemetry/copy-up-account.ts';
 import { adviseOn } from './telemetry/copy-up-advice.ts';
@@ -46,6 +47,7 @@ export function examineHost(engine: Engine, copyUps: readonly FunctionCopyUps[])
     ok('base image', `${baseImage.reference}, ${baseImage.layers.length} layers`),
     ok('layer cache', `${usedBytes} of ${capacityBytes} bytes`),
     ok('parked containers', String(pool.stats().parked)),
+    copyUpTiming(engine.copyUpProbe),
     ...copyUpChecks(copyUps),
   ]);
 }
@@ -98,6 +100,13 @@ export function outOfMemory(hostScore: number): Check {
   if (hostScore <= oomScore.host) return ok('out of memory', 'functions go first, the host last');
   const detail = `functions go first, but the host has a score of ${hostScore}: it needs`;
   return { name: 'out of memory', status: 'warn', detail: `${detail} CAP_SYS_RESOURCE to go last` };
+}
+
+/** Copy-ups are listed in any case. */
+function copyUpTiming({ unavailable }: CopyUpProbe): Check {
+  const name = 'copy-up timing';
+  if (unavailable === undefined) return ok(name, 'by eBPF, at ovl_copy_up_one');
+  return { name, status: 'warn', detail: `traces do not tell of it: ${unavailable}` };
 }
 
 /** Functions whose copy-ups could be avoided, those first that copied most. */

@@ -23,8 +23,9 @@ import type { ZygoteSetup } from './protocol/zygote.ts';
 import { isolationHere, requireLayers } from './security/isolation.ts';
 import { chooseLabel } from './security/labels.ts';
 import { RefusedCalls } from './security/refused-calls.ts';
-import { stageProfiles } from './security/security.ts';
+import { callNames, stageProfiles } from './security/security.ts';
 import type { SandboxParts } from './sandbox/sandbox.ts';
+import { openCopyUpProbe, type CopyUpProbe } from './storage/copy-up-probe.ts';
 import { MemoryScratch } from './storage/memory-scratch.ts';
 import { OverlayDriver } from './storage/overlay.ts';
 import type { StorageDriver } from './storage/storage-driver.ts';
@@ -50,6 +51,7 @@ export interface Engine {
   /** Which limits an instance can have here besides those of CPU, memory and pids. */
   optionalLimits: OptionalLimits;
   isolation: Isolation;
+  copyUpProbe: CopyUpProbe;
   close(): Promise<void>;
 }
 
@@ -134,28 +136,37 @@ export async function openEngine(
   opened.defer(() => networks.close());
   const network = await Network.open(networkOptions(config, zygotes.default, onNotice));
   opened.defer(() => network.close());
-  const idRanges = new IdRanges({
-    firstHostId: config.uidBase,
-    rangesMax: config.uidRanges,
-    layersDirectory: layers.layersDirectory,
-    mountDirectory: directory('run/layers'),
-    readyCount: idRangesReady,
-  });
+  const idRanges = rangesOf(config, layers.layersDirectory, directory('run/layers'));
   opened.defer(() => idRanges.close());
   await Promise.all(
     [ready, scratch, networks, idRanges, zygotes.default].map((stock) => stock.fill()),
   );
 
-  const parts = { cgroups: ready, storage, idRanges, networks };
+  const copyUpProbe = openCopyUpProbe({ layout: cgroups.layout, callNames: callNames() });
+  opened.defer(() => copyUpProbe.close());
+  const parts = { cgroups: ready, storage, idRanges, networks, copyUpProbe };
   const pool = openPool({ config, zygotes, network, parts, isolation, onNotice });
   opened.defer(() => pool.close());
   tellOfRefused(refusedCalls, pool, onNotice);
   await pool.fill();
 
   const all = opened.move();
-  const { optional: optionalLimits } = cgroups;
-  const close = () => all.disposeAsync();
-  return { layers, storage, baseImage, zygotes, pool, network, optionalLimits, isolation, close };
+  const built = { layers, storage, baseImage, zygotes, pool, network, isolation, copyUpProbe };
+  return { ...built, optionalLimits: cgroups.optional, close: () => all.disposeAsync() };
+}
+
+function rangesOf(
+  { uidBase, uidRanges }: HostConfig,
+  layersDirectory: string,
+  mountDirectory: string,
+): IdRanges {
+  return new IdRanges({
+    firstHostId: uidBase,
+    rangesMax: uidRanges,
+    layersDirectory,
+    mountDirectory,
+    readyCount: idRangesReady,
+  });
 }
 
 function openStorage(config: HostConfig, scratch: MemoryScratch): Promise<StorageDrivers> {

@@ -19,6 +19,7 @@ notes=0
 readonly packages='
 nats-server|command nats-server|required|no host starts by itself: no demo, no tests
 libseccomp2|library libseccomp.so.2|required|no container starts
+libbpf1|library libbpf.so.1|optional|traces do not tell how long a copy-up took
 ca-certificates|file /etc/ssl/certs/ca-certificates.crt|required|no image can be built or pulled
 iproute2|command ip|optional|the network tests fail
 nftables|command nft|optional|egress needs iptables instead; the network tests fail

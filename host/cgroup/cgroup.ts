@@ -57,6 +57,8 @@ export interface OomKills {
 
 export interface Cgroup {
   readonly name: string;
+  /** What eBPF programs call it; undefined on v1, whose groups they do not see. */
+  kernelId(): bigint | undefined;
   /**
    * Close-on-exec descriptors that the joining child writes "0" into, in this order. The child has
    * to do it itself, while it has one thread: that is the one way on v1 which does not take the

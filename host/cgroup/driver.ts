@@ -130,6 +130,11 @@ class ManagedGroup implements Cgroup {
     this.#limits = { ...limits };
   }
 
+  kernelId(): bigint | undefined {
+    this.#refuseRemoved();
+    return this.#layout.kernelId(this.name);
+  }
+
   usage(): CgroupUsage {
     this.#refuseRemoved();
     return this.#layout.usage(this.name);

@@ -13,6 +13,7 @@ export interface Layout {
   readonly joinFile: 'tasks' | 'cgroup.procs';
   /** Writes what differs from `previous`; `undefined` means a new group with kernel defaults. */
   writeLimits(name: string, limits: CgroupLimits, previous: CgroupLimits | undefined): void;
+  kernelId(name: string): bigint | undefined;
   usage(name: string): CgroupUsage;
   oomKills(name: string): OomKills;
   /** Asks for it; the kernel needs a moment until `isFrozen`. */

@@ -115,6 +115,10 @@ class V1Layout implements Layout {
       this.#write('cpu', name, 'cpu.shares', sharesOfWeight(weight));
   }
 
+  kernelId(): undefined {
+    return undefined;
+  }
+
   usage(name: string): CgroupUsage {
     return {
       memoryBytes: this.#readNumber('memory', name, 'memory.usage_in_bytes'),

@@ -1,5 +1,5 @@
 /** cgroup v2: a group is one directory with the files of all controllers. */
-import { existsSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { HatchError } from '../base/errors.ts';
 import { isErrno } from '../sys/errors.ts';
@@ -90,6 +90,10 @@ class V2Layout implements Layout {
     if (this.#controllers.has('cpu')) this.#writeCpu(name, limits, previous);
     const [io, ioBefore] = [limits.io, previous?.io].map(ioText);
     if (io !== ioBefore) this.#write(name, 'io.max', `${this.#disk} ${io}`);
+  }
+
+  kernelId(name: string): bigint {
+    return statSync(join(this.#parent, name), { bigint: true }).ino;
   }
 
   usage(name: string): CgroupUsage {

@@ -26,6 +26,7 @@ export type InstanceSandbox = Pick<
   | 'alive'
   | 'ended'
   | 'root'
+  | 'copyUpTime'
   | 'call'
   | 'cancel'
   | 'destroy'
@@ -71,7 +72,8 @@ export class Instance {
     this.sandbox = options.sandbox;
     this.startRecord = options.startRecord;
     const root = options.sandbox.root;
-    this.#copyUps = root === undefined ? undefined : new CopyUpTracker(root);
+    const timeOf = (inode: bigint) => this.sandbox.copyUpTime(inode);
+    this.#copyUps = root === undefined ? undefined : new CopyUpTracker(root, { timeOf });
   }
 
   /** Whether it can take one more call. */

@@ -20,6 +20,7 @@ import type { IdRange, IdRanges } from '../namespace/id-ranges.ts';
 import type { NetworkAccess } from '../network/network.ts';
 import type { CallMetadata, CancelCause, Specialisation } from '../protocol/invoke.ts';
 import type { ContainerIdentity, FdRole } from '../protocol/zygote.ts';
+import type { CopyUpProbe, CopyUpTime } from '../storage/copy-up-probe.ts';
 import type { WritableRoot } from '../storage/storage-driver.ts';
 import type { StorageDrivers } from '../storage/storage-drivers.ts';
 import type { Connection } from '../sys/connection.ts';
@@ -37,6 +38,7 @@ import { Refusals } from './refusals.ts';
 export interface SandboxParts {
   cgroups: CgroupSource;
   storage: Pick<StorageDrivers, 'of'>;
+  copyUpProbe?: CopyUpProbe;
   idRanges: IdRanges;
   /** Descriptors of network namespaces, with their loopback up. */
   networks: Pick<ReadyStock<number>, 'take'>;
@@ -186,6 +188,11 @@ export class Sandbox {
   /** Where files are copied up to; undefined while parked or once ended, or when none are. */
   get root(): Pick<WritableRoot, 'upperDirectory' | 'lowerDirectories'> | undefined {
     return this.alive && this.#root?.copiesUp === true ? this.#root : undefined;
+  }
+
+  /** What the kernel took for the copy-up that made this inode of its upper directory. */
+  copyUpTime(inode: bigint): CopyUpTime | undefined {
+    return this.#parts.copyUpProbe?.find({ cgroupId: this.#cgroup.kernelId(), inode });
   }
 
   /** Resolves when both processes wait for a function; with the steps that took. */

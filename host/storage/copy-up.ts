@@ -8,6 +8,7 @@ import type { Dirent } from 'node:fs';
 import { setImmediate } from 'node:timers/promises';
 import type { CopyUp } from '../base/channels.ts';
 import { isErrno } from '../sys/errors.ts';
+import type { CopyUpTime } from './copy-up-probe.ts';
 import { FileComparison } from './file-comparison.ts';
 import { openLower, originHandle, type OriginHandle } from './origin.ts';
 import type { WritableRoot } from './storage-driver.ts';
@@ -39,6 +40,7 @@ interface Directory {
 interface Found {
   copyUp: CopyUp;
   upperPath: string;
+  inode: bigint;
   origin: OriginHandle;
 }
 
@@ -47,20 +49,29 @@ export class CopyUpTracker {
   readonly #root: LayeredDirectory;
   readonly #entriesMax: number;
   readonly #comparison: FileComparison;
+  readonly #timeOf: (inode: bigint) => CopyUpTime | undefined;
   readonly #top: Directory = { readAtNs: undefined, children: new Map() };
   /** Inodes by number and birth: a number alone is given out again. */
   readonly #told = new Set<string>();
   #last: Promise<unknown> = Promise.resolve();
   #complete = true;
 
-  /** `entriesMax` bounds the directory entries that one look examines. */
+  /**
+   * `entriesMax` bounds the directory entries that one look examines; `timeOf` tells of the copy
+   * that became an inode of the upper directory.
+   */
   constructor(
     root: LayeredDirectory,
-    options: { entriesMax?: number; comparison?: FileComparison } = {},
+    options: {
+      entriesMax?: number;
+      comparison?: FileComparison;
+      timeOf?: (inode: bigint) => CopyUpTime | undefined;
+    } = {},
   ) {
     this.#root = root;
     this.#entriesMax = options.entriesMax ?? 4096;
     this.#comparison = options.comparison ?? sharedComparison;
+    this.#timeOf = options.timeOf ?? (() => undefined);
   }
 
   /** False when the last look ended at a limit: there may be copy-ups that it did not see. */
@@ -147,17 +158,19 @@ export class CopyUpTracker {
     const inode = `${stat.ino} ${stat.birthtimeNs}`;
     if (this.#told.has(inode)) return undefined;
     this.#told.add(inode);
-    return { copyUp: { path: seenAs, bytesCopied: Number(stat.size) }, upperPath, origin };
+    const copyUp = { path: seenAs, bytesCopied: Number(stat.size) };
+    return { copyUp, upperPath, inode: stat.ino, origin };
   }
 
-  /** Adds what only the file in the layer can tell. */
-  async #complement({ copyUp, upperPath, origin }: Found): Promise<CopyUp> {
+  /** Adds what only the kernel and the file in the layer can tell. */
+  async #complement({ copyUp, upperPath, inode, origin }: Found): Promise<CopyUp> {
+    const time = this.#timeOf(inode);
     const lowerFd = openLower(origin, this.#root.lowerDirectories);
-    if (lowerFd === undefined) return copyUp;
+    if (lowerFd === undefined) return { ...copyUp, ...time };
     try {
       const bytes = bytesCopied(copyUp.bytesCopied, fstatSync(lowerFd).size);
       const changes = await this.#comparison.compare({ upperPath, lowerFd });
-      return { ...copyUp, bytesCopied: bytes, ...changes };
+      return { ...copyUp, bytesCopied: bytes, ...changes, ...time };
     } finally {
       closeSync(lowerFd);
     }

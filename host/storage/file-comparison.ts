@@ -72,7 +72,7 @@ export class FileComparison {
   }
 }
 
-/** Reading is for other threads; only the comparison of a piece, some 20 µs, is for this one. */
+/** Reading is for other threads; only the comparison of a piece, some 40 µs, is for this one. */
 async function differingBytes(files: {
   upperFd: number;
   lowerFd: number;

@@ -158,6 +158,11 @@ export function allocate(sizeBytes: number): NativeMemory {
   return { address: BigInt(address), bytes };
 }
 
+/** Memory that a library keeps, at an address that it gave: to be read at once. */
+export function viewMemory(address: bigint, sizeBytes: number): Buffer {
+  return Buffer.from(koffi.view(address, sizeBytes));
+}
+
 export interface Watch {
   close(): void;
 }

@@ -9,6 +9,7 @@ import { loadavg } from 'node:os';
 import { parseArgs } from 'node:util';
 import { measureBurst } from './burst.ts';
 import { measureCall } from './call.ts';
+import { measureCopyUp } from './copyup.ts';
 import { measureDensity } from './density.ts';
 import { measureFrozen } from './frozen.ts';
 import { measureFairness } from './fairness.ts';
@@ -28,6 +29,7 @@ const scenarios: Record<string, (options: Options) => Promise<Measured>> = {
   fairness: measureFairness,
   memory: measureMemory,
   interference: measureInterference,
+  copyup: measureCopyUp,
 };
 const names = [...Object.keys(scenarios), 'all'].join('|');
 const usage = `Usage: npm run bench -- ${names} [--json FILE] [--markdown FILE] [--quick]`;

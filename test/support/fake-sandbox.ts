@@ -42,6 +42,10 @@ export class FakeSandbox implements InstanceSandbox {
     return this.#alive;
   }
 
+  copyUpTime(): undefined {
+    return undefined;
+  }
+
   memoryInUse(): number {
     return this.memoryBytes;
   }

@@ -15,6 +15,8 @@ import {
   quotaLimitArgumentsLayout,
   volumeArgumentsLayout,
 } from '../../../host/sys/btrfs.ts';
+import { helper } from '../../../host/sys/bpf-instructions.ts';
+import { btfInfoLayout, memberLayout, typeLayout } from '../../../host/sys/bpf.ts';
 import { fileHandleLayout } from '../../../host/sys/file-handle.ts';
 import { encodeOpenHow, makeDevice, resolve } from '../../../host/sys/file.ts';
 import { errnoOf } from '../../../host/sys/libc.ts';
@@ -53,6 +55,8 @@ const headers = `
 #include <net/if.h>
 #include <linux/btrfs.h>
 #include <linux/btrfs_tree.h>
+#include <linux/bpf.h>
+#include <linux/btf.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/if_addr.h>
@@ -193,6 +197,7 @@ function namedTables(): [string, number][] {
   const calls = Object.entries(callNumber).map(([name, value]) => pair(`SYS_${name}`, value));
   return [
     ...calls,
+    ...Object.entries(helper).map(([name, value]) => pair(`BPF_FUNC_${name}`, value)),
     pair('MOUNT_ATTR_RDONLY', mountAttribute.readOnly),
     pair('MOUNT_ATTR_NOSUID', mountAttribute.noSuid),
     pair('MOUNT_ATTR_NODEV', mountAttribute.noDev),
@@ -260,6 +265,9 @@ function structureLayouts(): [string, number][] {
       len: filterProgramLayout.length,
       filter: filterProgramLayout.filter,
     }),
+    ...layout('struct btf_type', typeLayout.size, { info: typeLayout.info }),
+    ...layout('struct btf_member', memberLayout.size, memberLayout.at),
+    ...layout('struct bpf_btf_info', btfInfoLayout.size, btfInfoLayout.at),
     ...layout('struct seccomp_notif', notificationLayout.size, {
       id: notificationLayout.id,
       pid: notificationLayout.pid,
