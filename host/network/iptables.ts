@@ -5,7 +5,14 @@
  * are chains, and an instance is admitted by the set that leads from its address to one.
  */
 import { isErrno } from '../sys/errors.ts';
-import { addToSet, createSet, deleteFromSet, destroySet, type IpSet } from '../sys/ip-set.ts';
+import {
+  addToSet,
+  createSet,
+  deleteFromSet,
+  destroySet,
+  setNames,
+  type IpSet,
+} from '../sys/ip-set.ts';
 import { Netlink } from '../sys/netlink.ts';
 import type { InstanceAddress } from './address-pool.ts';
 import { runProgram } from './command.ts';
@@ -20,7 +27,6 @@ const lockSeconds = '10';
 export class IptablesDriver implements FirewallDriver {
   readonly name = 'iptables';
   readonly #options: FirewallOptions;
-  readonly #policies = new Set<string>();
   #netlink: Netlink | undefined;
 
   constructor(options: FirewallOptions) {
@@ -34,9 +40,8 @@ export class IptablesDriver implements FirewallDriver {
   }
 
   async addPolicy(policy: EgressPolicy): Promise<void> {
-    this.#policies.add(policy.id);
     for (const family of families) {
-      createSet(this.#openNetlink(), this.#setOf(policy, family));
+      createUnlessThere(this.#openNetlink(), this.#setOf(policy, family));
       await restore(family, policyRules(this.#options.bridge, policy, family));
     }
   }
@@ -52,9 +57,8 @@ export class IptablesDriver implements FirewallDriver {
         `-X ${policy(id)}`,
         'COMMIT',
       ]);
-      destroySet(this.#openNetlink(), set);
+      destroySet(this.#openNetlink(), set.name);
     }
-    this.#policies.delete(id);
   }
 
   admit(address: InstanceAddress, policy: Pick<EgressPolicy, 'id'>): void {
@@ -71,12 +75,9 @@ export class IptablesDriver implements FirewallDriver {
     const netlink = this.#netlink ?? new Netlink('netfilter');
     this.#netlink = undefined;
     try {
-      for (const family of families) {
-        const sets = await removeRules(family, this.#options.bridge);
-        for (const name of sets) destroyIfThere(netlink, { name, family });
-        for (const id of this.#policies) destroyIfThere(netlink, this.#setOf({ id }, family));
-      }
-      this.#policies.clear();
+      for (const family of families) await removeRules(family, this.#options.bridge);
+      const ours = setNames(netlink).filter((name) => name.startsWith(`${this.#options.bridge}-`));
+      for (const name of ours) destroySet(netlink, name);
     } finally {
       netlink.close();
     }
@@ -171,21 +172,18 @@ function matchOf({ to, protocol, port }: Permit): string {
   return `${destination}-p ${protocol}${service}`;
 }
 
-/** All of ours, found by their names; the names of the sets that they looked into. */
-async function removeRules(family: Family, bridge: string): Promise<string[]> {
+/** All of ours, found by their names. */
+async function removeRules(family: Family, bridge: string): Promise<void> {
   const saved = await runProgram([programOf(family, '-save')]);
   const target = new RegExp(` (?:-j|-g) ${bridge}-`);
   // What is in our own chains goes with them.
   const isJump = (line: string): boolean =>
     line.startsWith('-A ') && !line.startsWith(`-A ${bridge}-`) && target.test(line);
   const lines: string[] = [];
-  const sets = new Set<string>();
   let chains: string[] = [];
   for (const line of saved.split('\n')) {
     const chain = line.startsWith(`:${bridge}-`) ? line.slice(1).split(' ')[0] : undefined;
-    const set = /--match-set (\S+) /.exec(line)?.[1];
     if (chain !== undefined) chains.push(chain);
-    if (set?.startsWith(`${bridge}-`) === true) sets.add(set);
     if (line.startsWith('*')) lines.push(line);
     else if (isJump(line)) lines.push(line.replace('-A', '-D'));
     else if (line === 'COMMIT') {
@@ -194,7 +192,6 @@ async function removeRules(family: Family, bridge: string): Promise<string[]> {
     }
   }
   if (lines.some((line) => line.startsWith('-'))) await restore(family, lines);
-  return [...sets];
 }
 
 async function restore(family: Family, lines: readonly string[]): Promise<void> {
@@ -202,14 +199,15 @@ async function restore(family: Family, lines: readonly string[]): Promise<void> 
   await runProgram([command, '--noflush', '-w', lockSeconds], `${lines.join('\n')}\n`);
 }
 
-function programOf(family: Family, which: '-save' | '-restore'): string {
-  return `${family === 4 ? 'iptables' : 'ip6tables'}${which}`;
+/** An attempt to add the policy that failed has left it, with nobody in it. */
+function createUnlessThere(netlink: Netlink, set: IpSet): void {
+  try {
+    createSet(netlink, set);
+  } catch (error) {
+    if (!isErrno(error, 'EEXIST')) throw error;
+  }
 }
 
-function destroyIfThere(netlink: Netlink, set: IpSet): void {
-  try {
-    destroySet(netlink, set);
-  } catch (error) {
-    if (!isErrno(error, 'ENOENT')) throw error;
-  }
+function programOf(family: Family, which: '-save' | '-restore'): string {
+  return `${family === 4 ? 'iptables' : 'ip6tables'}${which}`;
 }

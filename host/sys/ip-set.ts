@@ -1,11 +1,20 @@
 /** Sets of IP addresses that rules of iptables look into: the kernel's `hash:ip` (ipset(8)). */
-import { text, u8, type Attribute, type Netlink, type NetlinkRequest } from './netlink.ts';
+import {
+  decodeAttributes,
+  text,
+  u32Network,
+  u8,
+  type Attribute,
+  type Netlink,
+  type NetlinkRequest,
+} from './netlink.ts';
 
 // <linux/netfilter/nfnetlink.h>, <linux/netfilter/ipset/ip_set.h>, <linux/netfilter.h>
 const NFNL_SUBSYS_IPSET = 6;
 const IPSET_PROTOCOL = 7;
 const IPSET_CMD_CREATE = 2;
 const IPSET_CMD_DESTROY = 3;
+const IPSET_CMD_LIST = 7;
 const IPSET_CMD_ADD = 9;
 const IPSET_CMD_DEL = 10;
 const IPSET_ATTR_PROTOCOL = 1;
@@ -13,7 +22,9 @@ const IPSET_ATTR_SETNAME = 2;
 const IPSET_ATTR_TYPENAME = 3;
 const IPSET_ATTR_REVISION = 4;
 const IPSET_ATTR_FAMILY = 5;
+const IPSET_ATTR_FLAGS = 6;
 const IPSET_ATTR_DATA = 7;
+const IPSET_FLAG_LIST_SETNAME = 2;
 const IPSET_ATTR_IP = 1;
 const IPSET_ATTR_IPADDR_IPV4 = 1;
 const IPSET_ATTR_IPADDR_IPV6 = 2;
@@ -44,8 +55,27 @@ export function createSet(netlink: Netlink, set: IpSet): void {
   });
 }
 
+/** Of every set in this network namespace, of both families. */
+export function setNames(netlink: Netlink): string[] {
+  const messages = netlink.dump({
+    step: 'list sets',
+    type: (NFNL_SUBSYS_IPSET << 8) | IPSET_CMD_LIST,
+    header: familyHeader(0),
+    attributes: [
+      [IPSET_ATTR_PROTOCOL, u8(IPSET_PROTOCOL)],
+      [IPSET_ATTR_FLAGS | NLA_F_NET_BYTEORDER, u32Network(IPSET_FLAG_LIST_SETNAME)],
+    ],
+  });
+  return messages.flatMap(({ body }) => {
+    const name = decodeAttributes(body.subarray(familyHeaderBytes)).get(IPSET_ATTR_SETNAME);
+    return name === undefined ? [] : [name.toString('latin1').replace(/\0$/, '')];
+  });
+}
+
 /** @throws NetlinkError `EBUSY` while a rule looks into it, `ENOENT` */
-export function destroySet(netlink: Netlink, set: IpSet): void {
+export function destroySet(netlink: Netlink, name: string): void {
+  // One of either family goes by its name.
+  const set: IpSet = { name, family: 4 };
   netlink.request({ ...requestFor(set, 'destroy', IPSET_CMD_DESTROY), attributes: naming(set) });
 }
 
@@ -82,8 +112,15 @@ function requestFor(
   return {
     step: `${what} set "${set.name}"`,
     type: (NFNL_SUBSYS_IPSET << 8) | command,
-    header: Buffer.from([protocolOf(set), 0, 0, 0]),
+    header: familyHeader(protocolOf(set)),
   };
+}
+
+const familyHeaderBytes = 4;
+
+/** struct nfgenmsg */
+function familyHeader(family: number): Buffer {
+  return Buffer.from([family, 0, 0, 0]);
 }
 
 function naming({ name }: IpSet): Attribute[] {

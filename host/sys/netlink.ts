@@ -15,9 +15,11 @@ const SOL_NETLINK = 270;
 const NETLINK_EXT_ACK = 11;
 const NETLINK_CAP_ACK = 10;
 const NLMSG_ERROR = 2;
+const NLMSG_DONE = 3;
 const NLM_F_REQUEST = 1;
 const NLM_F_ACK = 4;
 const NLM_F_ACK_TLVS = 0x200;
+const NLM_F_DUMP = 0x300;
 const NLMSGERR_ATTR_MSG = 1;
 const NLA_F_NESTED = 0x8000;
 
@@ -140,6 +142,23 @@ export class Netlink {
     }
   }
 
+  /** All objects that there are. @throws NetlinkError */
+  dump(request: NetlinkRequest): NetlinkMessage[] {
+    const bytes = encodeMessage(request, NLM_F_REQUEST | NLM_F_DUMP, ++this.#sequence);
+    send(this.#fd, bytes, bytes.length, 0);
+    const found: NetlinkMessage[] = [];
+    for (;;) {
+      for (const { type, sequence, body, flags } of this.#receive()) {
+        if (sequence !== this.#sequence) continue;
+        const failure =
+          type === NLMSG_ERROR ? failureOf({ type, sequence, body, flags }, request) : undefined;
+        if (failure !== undefined) throw failure;
+        if (type === NLMSG_DONE) return found;
+        found.push({ type, body: Buffer.from(body) });
+      }
+    }
+  }
+
   close(): void {
     closeSync(this.#fd);
   }
@@ -216,7 +235,7 @@ function failureOf(answer: Answer, request: NetlinkRequest | undefined): Netlink
 }
 
 /** By type; of several the last. */
-function decodeAttributes(bytes: Buffer): Map<number, Buffer> {
+export function decodeAttributes(bytes: Buffer): Map<number, Buffer> {
   const { size, len, type } = netlinkLayout.nlattr;
   const found = new Map<number, Buffer>();
   for (let at = 0; at + size <= bytes.length;) {

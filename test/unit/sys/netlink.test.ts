@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { test } from 'node:test';
+import { createSet, destroySet, setNames } from '../../../host/sys/ip-set.ts';
 import { Netlink, NetlinkError } from '../../../host/sys/netlink.ts';
 import { addAddress, addBridge, deleteLink, findLink } from '../../../host/sys/rtnetlink.ts';
 import { leaveMachineNetwork } from '../../support/test-network.ts';
@@ -26,6 +27,20 @@ test('links are added, found and deleted', () => {
     assert.match(shown, /inet 10\.9\.8\.7\/24/);
     deleteLink(netlink, link);
     assert.equal(findLink(netlink, 'hatch0'), undefined);
+  } finally {
+    netlink.close();
+  }
+});
+
+test('sets of addresses are listed by name, whatever their family', () => {
+  const netlink = new Netlink('netfilter');
+  try {
+    assert.deepEqual(setNames(netlink), []);
+    createSet(netlink, { name: 'hatch-a', family: 4 });
+    createSet(netlink, { name: 'hatch-b', family: 6 });
+    assert.deepEqual(setNames(netlink).toSorted(), ['hatch-a', 'hatch-b']);
+    for (const name of setNames(netlink)) destroySet(netlink, name);
+    assert.deepEqual(setNames(netlink), []);
   } finally {
     netlink.close();
   }
