@@ -12,6 +12,7 @@ export type StartPath = 'hot' | 'parked' | 'forked' | 'booted';
 
 /** The steps of a start, in about the order of a forked one; no start has others. */
 export const stepNames = [
+  'egress',
   'fork',
   'cgroup',
   'network',

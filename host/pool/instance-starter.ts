@@ -4,6 +4,7 @@ import { nowNs } from '../base/clock.ts';
 import { channels, type StartPath, type StartRecord, type Step } from '../base/channels.ts';
 import { HatchError, messageOf, toHatchError } from '../base/errors.ts';
 import type { Isolation } from '../base/isolation.ts';
+import { StepTimer } from '../base/step-timer.ts';
 import type { NetworkAccess } from '../network/network.ts';
 import type { Specialisation } from '../protocol/invoke.ts';
 import type { Output } from '../sandbox/function-channel.ts';
@@ -59,13 +60,14 @@ export class InstanceStarter {
    */
   async start(fn: PoolFunction): Promise<Instance> {
     if (fn.egress.length === 0) return this.#start(fn, undefined);
-    const startNs = nowNs();
+    const timer = new StepTimer();
     const access = await this.#options.connect(fn.egress);
     try {
-      const step = { name: 'egress', startNs, endNs: nowNs() };
+      timer.finish('egress');
+      const { steps } = timer;
       // One that is executed cannot change its network namespace any more.
       const { mode } = await this.#options.zygotes.serving(fn);
-      return await this.#start(fn, { access, step, isSent: mode === 'fork' });
+      return await this.#start(fn, { access, steps, isSent: mode === 'fork' });
     } catch (error) {
       access.release();
       throw error;
@@ -81,7 +83,7 @@ export class InstanceStarter {
   }
 
   async #start(fn: PoolFunction, network: Network | undefined): Promise<Instance> {
-    const startNs = network?.step.startNs ?? nowNs();
+    const startNs = network?.steps[0]?.startNs ?? nowNs();
     const given = network?.isSent === false ? network.access.namespaceFd : undefined;
     const parked = given === undefined ? this.parked.take(fn) : undefined;
     const { sandbox, path } = parked ?? (await this.#makeSandbox(fn, given));
@@ -89,7 +91,7 @@ export class InstanceStarter {
     this.#outputs.set(sandbox.id, (output) => early.push(output));
     try {
       const steps = await this.#assign(sandbox, fn, network);
-      const connected = network === undefined ? [] : [network.step];
+      const connected = network?.steps ?? [];
       const before = parked === undefined ? await sandbox.parked() : [];
       const { isolation } = this.#options;
       const allSteps = [...connected, ...before, ...steps];
@@ -208,7 +210,7 @@ export class InstanceStarter {
 /** What an instance may reach, and what it took to find out. */
 interface Network {
   access: NetworkAccess;
-  step: Step;
+  steps: Step[];
   /** The container exists already, and is to enter the namespace. */
   isSent: boolean;
 }

@@ -4,15 +4,8 @@
  */
 import assert from 'node:assert/strict';
 import { after, before, suite, test } from 'node:test';
-import {
-  StartFaults,
-  stepsOf,
-  victims,
-  type FaultPath,
-  type Victim,
-} from '../support/start-faults.ts';
+import { paths, StartFaults, stepsWith, victims, type Victim } from '../support/start-faults.ts';
 
-const paths = Object.keys(stepsOf) as FaultPath[];
 /** Stocks of things made ahead are fuller at one time than at another. */
 const fluctuation = 24;
 
@@ -31,8 +24,9 @@ export function testStartFaults(options: { rounds: number; victims?: readonly Vi
         test(`${path}, after any step without its ${victim}, ${rounds} times`, async () => {
           const before = faults.holdings();
           for (let round = 0; round < rounds; round++)
-            for (const step of stepsOf[path]) await faults.inject({ path, step, victim });
+            for (const step of stepsWith(victim, path)) await faults.inject({ path, step, victim });
           const after = faults.holdings();
+          faults.assertNobodyAdmitted();
           for (const kind of ['descriptors', 'mounts'] as const)
             assert.ok(after[kind] - before[kind] <= fluctuation, `${before[kind]}, ${after[kind]}`);
         });

@@ -3,11 +3,14 @@
  * to stop themselves there (stop-at-steps.ts); who drives them looks on, kills the victim, and lets
  * the others go on.
  *
+ * Leaves the machine's network, for good.
+ *
  *     await using faults = await StartFaults.open();
  *     await faults.inject({ path: 'forked', step: 'rootfs', victim: 'zygote' });
  *     await faults.assertNothingLeft();
  */
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -22,6 +25,7 @@ import { descendantsOf, isRunning, parentOf, waitFor } from './host-processes.ts
 import { nameHost, type NamedHost } from './named-host.ts';
 import { slowness } from './slowness.ts';
 import { stepInTitle } from './step-title.ts';
+import { assertNetworkUntouched, leaveMachineNetwork } from './test-network.ts';
 
 const repository = resolve(import.meta.dirname, '../..');
 const pollMs = 2;
@@ -30,12 +34,20 @@ const blankPairs = 2;
 export const victims = ['controller', 'zygote', 'PID 1', 'function'] as const;
 export type Victim = (typeof victims)[number];
 
-/** Which steps the start of a new container has on each path. */
-export const stepsOf = {
-  forked: stepNames,
+/** Which steps the start of a new container has on each path; `connected` is one with egress. */
+const stepsOf = {
+  forked: stepNames.filter((name) => name !== 'egress'),
   booted: ['limits', 'overlay', 'rootfs', 'load'],
+  connected: stepNames,
 } as const satisfies Record<string, readonly StepName[]>;
 export type FaultPath = keyof typeof stepsOf;
+export const paths = Object.keys(stepsOf) as FaultPath[];
+
+/** After which steps of such a start the victim may die. */
+export function stepsWith(victim: Victim, path: FaultPath): readonly StepName[] {
+  // The container's own processes are not there before.
+  return stepsOf[path].filter((name) => victim === 'controller' || name !== 'egress');
+}
 
 export interface Fault {
   path: FaultPath;
@@ -57,6 +69,7 @@ export class StartFaults {
   #onStopped: ((stopped: Stopped) => Promise<void>) | undefined;
 
   static async open(): Promise<StartFaults> {
+    leaveMachineNetwork();
     const imageDirectory = await mkdtemp(join(tmpdir(), 'hatch-faults-'));
     await buildImage({
       recipe: await readRecipe('node24'),
@@ -67,18 +80,19 @@ export class StartFaults {
     const named = await nameHost({
       parked: 0,
       baseImageDirectory: join(imageDirectory, 'image'),
+      firewall: 'nftables',
     });
     const faults = new StartFaults(named, imageDirectory);
     faults.#driver = faults.#drive();
     try {
       const host = await faults.#start();
       const source = 'let calls = 0; export const handler = () => (calls += 1);';
-      for (const [name, isolation] of Object.entries(isolationOf))
+      for (const name of paths)
         await host.deploy({
-          manifest: { name, isolation, reuse: 'never', keepAliveMs: 0 },
+          manifest: { name, reuse: 'never', keepAliveMs: 0, ...manifestOf[name] },
           'handler.ts': source,
         });
-      for (const name of Object.keys(isolationOf)) await faults.#assertCalls(name);
+      for (const name of paths) await faults.#assertCalls(name);
       await faults.#settle();
     } catch (error) {
       await faults[Symbol.asyncDispose]();
@@ -127,6 +141,7 @@ export class StartFaults {
     await this.host.stop();
     this.#host = undefined;
     await this.#named.assertNothingLeft();
+    await assertNetworkUntouched();
   }
 
   /** What the host holds: it must not grow with the faults it has seen. */
@@ -136,6 +151,13 @@ export class StartFaults {
       descriptors: readdirSync(`${proc}/fd`).length,
       mounts: readFileSync(`${proc}/mountinfo`, 'latin1').split('\n').length,
     };
+  }
+
+  /** By a firewall that is nftables. */
+  assertNobodyAdmitted(): void {
+    const table = execFileSync('nft', ['list', 'table', 'inet', 'hatch0'], { encoding: 'utf8' });
+    assert.match(table, /map admitted4/);
+    assert.doesNotMatch(table, /elements/);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -219,7 +241,11 @@ export class StartFaults {
   }
 }
 
-const isolationOf: Record<FaultPath, string> = { forked: 'fork', booted: 'exec' };
+const manifestOf: Record<FaultPath, object> = {
+  forked: {},
+  booted: { isolation: 'exec' },
+  connected: { network: { egress: ['443/tcp'] } },
+};
 
 function familyOf(host: TestHost): { pid: number }[] {
   return [host, ...descendantsOf(host.pid)];

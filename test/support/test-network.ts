@@ -3,16 +3,20 @@
  * hosts beside it that an instance may or may not reach. Nothing of the machine is touched, and all
  * of it is gone with the descriptors, at the latest with this process.
  */
+import assert from 'node:assert/strict';
 import { execFileSync, spawn, spawnSync, type ChildProcess } from 'node:child_process';
-import { closeSync } from 'node:fs';
+import { closeSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { setNames } from '../../host/sys/ip-set.ts';
 import {
   bringLoopbackUp,
   namespaceFlag,
   openOwnNamespace,
   unshare,
 } from '../../host/sys/namespace.ts';
+import { Netlink } from '../../host/sys/netlink.ts';
 import { makeNetworkNamespace } from '../../runtime-init/network-namespace.ts';
+import { waitFor } from './host-processes.ts';
 
 /** The host's address on the link to the test host, and the test host's own. */
 export const outside = {
@@ -32,6 +36,25 @@ const serverStartMs = 10_000;
 export function leaveMachineNetwork(): void {
   unshare(namespaceFlag.network);
   bringLoopbackUp();
+}
+
+/**
+ * Fails unless all that a host has made in the namespace of this process is gone again: links with
+ * their addresses, rules, sets, settings. The kernel removes links of namespaces in the background.
+ */
+export async function assertNetworkUntouched(): Promise<void> {
+  const show = 'nft list ruleset; iptables-save; ip6tables-save; ip -o link; ip route';
+  const left = (): string =>
+    execFileSync('bash', ['-ec', show], { encoding: 'utf8' })
+      .split('\n')
+      .filter((line) => /hatch/.test(line))
+      .join('\n');
+  await waitFor('links are gone', () => left() === '').catch(() => assert.equal(left(), ''));
+  const netlink = new Netlink('netfilter');
+  assert.deepEqual(setNames(netlink), []);
+  netlink.close();
+  for (const setting of ['ipv4/ip_forward', 'ipv6/conf/all/forwarding'])
+    assert.equal(readFileSync(`/proc/sys/net/${setting}`, 'utf8'), '0\n', setting);
 }
 
 export class TestNetwork {
