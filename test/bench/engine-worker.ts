@@ -46,9 +46,10 @@ const handlers = {
     stateDirectory: string;
     parked: number;
     functionDirectory: string | undefined;
+    egress: string[];
     args: string[];
   }): Promise<string[]> {
-    const { stateDirectory, parked, functionDirectory = hello, args } = options;
+    const { stateDirectory, parked, functionDirectory = hello, egress, args } = options;
     const config = loadConfig({
       args: [
         `--state-directory=${stateDirectory}`,
@@ -59,7 +60,8 @@ const handlers = {
       directory: stateDirectory,
     });
     const engine = await openEngine(config, (notice) => console.error(notice));
-    const fn = await loadFunction(engine, functionDirectory, stateDirectory);
+    const loaded = await loadFunction(engine, functionDirectory, stateDirectory);
+    const fn = { ...loaded, egress };
     opened = { engine, fn, stateDirectory, parked, cgroupParent: config.cgroupParent };
     return engine.baseImage.layers.map(({ path }) => path);
   },

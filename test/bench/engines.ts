@@ -19,18 +19,22 @@ export async function openBenchEngine(options: {
   index: number;
   parked: number;
   args?: string[];
+  /** What the function may reach; the engine has a network namespace of its own then. */
+  egress?: string[];
   /** `hello` when left out. */
   functionDirectory?: string;
   scratch: Scratch;
   opened: AsyncDisposableStack;
 }): Promise<BenchEngine> {
-  const { name, index, parked, functionDirectory, args = [], scratch, opened } = options;
-  const worker = new Worker<EngineHandlers>('engine-worker.ts');
+  const { name, index, parked, functionDirectory, args = [], egress = [] } = options;
+  const { scratch, opened } = options;
+  const worker = new Worker<EngineHandlers>('engine-worker.ts', { ownNetwork: egress.length > 0 });
   opened.defer(() => worker.close());
   const layers = await worker.ask('open', {
     stateDirectory: scratch.directory(name),
     parked,
     functionDirectory,
+    egress,
     args: [
       `--cgroup-parent=hatch-bench-${process.pid}-${name}`,
       `--uid-base=${uidBase + index * rangesEach * 65_536}`,

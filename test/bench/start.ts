@@ -23,7 +23,9 @@ const commandKinds: CommandKind[] = ['node', 'bwrap', 'runc', 'crun'];
 export async function measureStart({ quick, progress }: Options): Promise<Measured> {
   using scratch = new Scratch();
   await using opened = new AsyncDisposableStack();
-  progress('Opening three engines: with parked containers, without, without forking');
+  progress(
+    'Opening four engines: with parked containers, with egress too, without, without forking',
+  );
   const contenders = await prepare(scratch, opened);
   const samples = new Map(contenders.map(({ name }) => [name, [] as number[]]));
   const rounds = quick ? 2 : 20;
@@ -50,6 +52,12 @@ function judged(rows: Row[]): Measured {
     ratios,
     budgets: [
       { what: 'parked p50', value: p50('parked'), unit: 'ms', atMost: 2 },
+      {
+        what: 'parked-egress p50 - parked p50',
+        value: p50('parked-egress') - p50('parked'),
+        unit: 'ms',
+        atMost: 1,
+      },
       { what: 'forked p50', value: p50('forked'), unit: 'ms', atMost: 4 },
       { what: 'runc+node/forked', value: ratios['runc+node/forked'] ?? 0, unit: '', atLeast: 15 },
       ...['parked-spaced/parked', 'forked-spaced/forked'].map((what) => ({
@@ -63,16 +71,21 @@ function judged(rows: Row[]): Measured {
 }
 
 async function prepare(scratch: Scratch, opened: AsyncDisposableStack): Promise<Contender[]> {
-  const open = (name: string, index: number, parked: number, args: string[] = []) =>
-    openBenchEngine({ name, index, parked, args, scratch, opened });
-  const parking = await open('parked', 0, 1);
-  const forking = await open('forked', 1, 0);
-  const booting = await open('booted', 2, 0, ['--fork=never']);
+  const open = (
+    name: string,
+    index: number,
+    options: { parked: number; args?: string[]; egress?: string[] },
+  ) => openBenchEngine({ name, index, ...options, scratch, opened });
+  const parking = await open('parked', 0, { parked: 1 });
+  const forking = await open('forked', 1, { parked: 0 });
+  const booting = await open('booted', 2, { parked: 0, args: ['--fork=never'] });
+  const connecting = await open('egress', 3, { parked: 1, egress: ['443/tcp'] });
   const commands: Contender[] = [];
   for (const kind of commandKinds)
     commands.push(await prepareCommand({ kind, layers: forking.layers, scratch, opened }));
   return [
     await ours({ name: 'parked', path: 'parked', engine: parking, batch: 10 }),
+    await ours({ name: 'parked-egress', path: 'parked', engine: connecting, batch: 10 }),
     await ours({ name: 'forked', path: 'forked', engine: forking, batch: 10 }),
     await ours({ name: 'booted', path: 'booted', engine: booting, batch: 5 }),
     ...commands,

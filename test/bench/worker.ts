@@ -1,4 +1,7 @@
-/** A helper process with a mount namespace of its own, asked over IPC: one request, one answer. */
+/**
+ * A helper process with a mount namespace of its own, and a network namespace where that is wanted,
+ * asked over IPC: one request, one answer.
+ */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
@@ -27,12 +30,13 @@ export class Worker<H extends Handlers> {
     for (const worker of Worker.#all) worker.#settle({ error: interruptedMessage });
   }
 
-  constructor(fileName: string) {
+  constructor(fileName: string, { ownNetwork = false } = {}) {
     Worker.#all.add(this as unknown as Worker<Handlers>);
     this.#child = spawn(
       'unshare',
       [
         '--mount',
+        ...(ownNetwork ? ['--net'] : []),
         '--propagation=private',
         process.execPath,
         ...process.execArgv,
