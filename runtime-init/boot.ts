@@ -17,7 +17,7 @@ import { loadListenedSeccompFilter, loadSeccompFilter } from '../host/sys/seccom
 import { sendMessage } from '../host/sys/socket.ts';
 import type { Assigned } from './exec-zygote.ts';
 import { supervise } from './init.ts';
-import { restrictFiles } from './landlock.ts';
+import { restrict } from './landlock.ts';
 import { connectToHost, installOutput, sendToHost } from './output.ts';
 import { verifyDropped } from './privileges.ts';
 import { labelCommand, verifyLabel } from './security-label.ts';
@@ -145,8 +145,8 @@ export function bootFunction(): void {
   process.chdir('/function');
   // Its socket first: a profile may not let it find out what it has.
   const server = new FunctionServer(invoke);
-  // Threads that Node.js has started before stay out: none of them works on files.
-  restrictFiles(landlockAbi);
+  // Threads that Node.js has started before stay out: none of them works on files or sockets.
+  restrict({ abi: landlockAbi, connectTcpPorts: specialisation.network?.connectTcpPorts });
   sealAllThreads(seal);
   server.load(specialisation, steps);
 }

@@ -1,8 +1,11 @@
-/** Which files of its root a function may change: by Landlock, where the kernel has it. */
+/**
+ * Which files of its root a function may change, and which TCP ports it may connect to: by
+ * Landlock, where the kernel has it.
+ */
 import { closeSync, constants, openSync } from 'node:fs';
 import { isErrno } from '../host/sys/errors.ts';
 import { O_CLOEXEC, O_PATH } from '../host/sys/file.ts';
-import { enterRuleset, fileAccess, makeFileRuleset, type FileRule } from '../host/sys/landlock.ts';
+import { enterRuleset, fileAccess, makeRuleset, type FileRule } from '../host/sys/landlock.ts';
 
 /** All is readable; nothing else than this may be written, even by who gains the right to. */
 const directories: readonly (readonly [path: string, access: bigint])[] = [
@@ -14,26 +17,33 @@ const directories: readonly (readonly [path: string, access: bigint])[] = [
   ['/home/function', fileAccess.change],
 ];
 
-/** In the container's root. `abi` 0: the kernel does not have it. Cannot be undone. */
-export function restrictFiles(abi: number): void {
-  if (abi > 0) enterRuleset(openRuleset(abi));
+export interface Restrictions {
+  /** 0: the kernel does not have it. */
+  abi: number;
+  /** Undefined: all, as for who has no network to reach by them. */
+  connectTcpPorts?: readonly number[] | undefined;
 }
 
-/** All of `restrictFiles` but entering: in any root. */
-export function rehearseFileRules(abi: number): void {
-  if (abi > 0) closeSync(openRuleset(abi));
+/** In the container's root. Cannot be undone. */
+export function restrict(restrictions: Restrictions): void {
+  if (restrictions.abi > 0) enterRuleset(openRuleset(restrictions));
 }
 
-function openRuleset(abi: number): number {
-  const rules: FileRule[] = [];
+/** All of `restrict` but entering: in any root. */
+export function rehearseRestrictions(abi: number): void {
+  if (abi > 0) closeSync(openRuleset({ abi, connectTcpPorts: [1] }));
+}
+
+function openRuleset({ abi, connectTcpPorts }: Restrictions): number {
+  const files: FileRule[] = [];
   try {
     for (const [path, access] of directories) {
       const directoryFd = openDirectory(path);
-      if (directoryFd !== undefined) rules.push({ directoryFd, access });
+      if (directoryFd !== undefined) files.push({ directoryFd, access });
     }
-    return makeFileRuleset(abi, rules);
+    return makeRuleset(abi, { files, connectTcpPorts });
   } finally {
-    for (const { directoryFd } of rules) closeSync(directoryFd);
+    for (const { directoryFd } of files) closeSync(directoryFd);
   }
 }
 

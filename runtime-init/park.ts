@@ -29,7 +29,7 @@ import {
 } from '../host/sys/process.ts';
 import { receiveMessage } from '../host/sys/socket.ts';
 import { fdFor, hearOther, type BlankProcess, type ContainerStart } from './container-start.ts';
-import { restrictFiles } from './landlock.ts';
+import { restrict } from './landlock.ts';
 import { sendToHost } from './output.ts';
 import { dropPrivileges } from './privileges.ts';
 import type { FunctionServer } from './serve.ts';
@@ -141,7 +141,10 @@ function specialise({ blank, start, assigned, steps }: Assignment): void {
   timer.finish('rootfs');
   Object.assign(process.env, specialisation.env);
   process.chdir('/function');
-  restrictFiles(blank.landlockAbi);
+  restrict({
+    abi: blank.landlockAbi,
+    connectTcpPorts: specialisation.network?.connectTcpPorts,
+  });
   dropPrivileges({
     userNamespace: fdFor(start.fds, 'userNamespace'),
     identity: start.identity,

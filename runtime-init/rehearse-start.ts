@@ -23,7 +23,7 @@ import { closeAllBut, currentPid, setUmask } from '../host/sys/process.ts';
 import { sendMessage, socketPair } from '../host/sys/socket.ts';
 import { closeRole, receiveOrder } from './container-start.ts';
 import { describeFds } from './inherited-fds.ts';
-import { rehearseFileRules } from './landlock.ts';
+import { rehearseRestrictions } from './landlock.ts';
 import { enterRoot, makeMounts, waitForFunction } from './park.ts';
 import { verifyDropped } from './privileges.ts';
 import { mountProc } from './proc-mount.ts';
@@ -62,7 +62,7 @@ export const rehearseInBlank = {
   },
   function(landlockAbi: number): void {
     rehearseOrder();
-    rehearseFileRules(landlockAbi);
+    rehearseRestrictions(landlockAbi);
     closeSync(rehearseMessages());
     process.env['HATCH_FUNCTION_NAME'] = '';
     process.chdir('/');
@@ -94,7 +94,7 @@ function rehearseNamespaces(setup: ZygoteSetup): void {
   const rootFd = createMount({ type: 'tmpfs', options: [], attributes: 0 });
   for (const directory of ['proc', 'dev', 'tmp']) mkdirSync(`/proc/self/fd/${rootFd}/${directory}`);
   enterRoot(rootFd, [['proc', mountProc()], ...makeMounts(setup.tmpfsBytes)]);
-  rehearseFileRules(setup.landlockAbi);
+  rehearseRestrictions(setup.landlockAbi);
   currentPid();
   rehearseVerification();
 }

@@ -18,7 +18,7 @@ export const alwaysEnforced = {
 export type AlwaysEnforced = keyof typeof alwaysEnforced;
 
 /** The kernel may lack these, or have them switched off. */
-const kernelModules = ['landlock', 'apparmor', 'selinux'] as const;
+const kernelModules = ['landlock', 'landlock-ports', 'apparmor', 'selinux'] as const;
 
 export const isolationLayerNames = [
   ...(Object.keys(alwaysEnforced) as AlwaysEnforced[]),

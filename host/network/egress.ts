@@ -135,6 +135,20 @@ export function resolversFile({ nameservers }: Pick<EgressPolicy, 'nameservers'>
   return nameservers.map((address) => `nameserver ${address}\n`).join('');
 }
 
+/** The ports that TCP goes to, whatever the address; undefined when it may go to all. */
+export function tcpPortsOf({
+  dns,
+  permits,
+}: Pick<EgressPolicy, 'dns' | 'permits'>): readonly number[] | undefined {
+  const ports = new Set<number>();
+  for (const { protocol, port } of [...dns, ...permits]) {
+    if (protocol !== 'tcp') continue;
+    if (port === undefined) return undefined;
+    ports.add(port);
+  }
+  return [...ports];
+}
+
 /** With a dot at least; one of numbers only is an address with a mistake in it. */
 function isName(text: string): boolean {
   const labels = text.split('.');

@@ -13,7 +13,7 @@ import { ReadyStock } from '../base/ready-stock.ts';
 import { isErrno } from '../sys/errors.ts';
 import { AddressPool, type InstanceAddress, type Subnets } from './address-pool.ts';
 import { Bridge, removeBridge } from './bridge.ts';
-import { hostsFile, resolversFile } from './egress.ts';
+import { hostsFile, resolversFile, tcpPortsOf } from './egress.ts';
 import type { FirewallDriver } from './firewall-driver.ts';
 import { chooseDriver, driverOf } from './firewall.ts';
 import { machineNameservers } from './nameservers.ts';
@@ -49,6 +49,8 @@ export interface NetworkAccess {
   /** The contents of /etc/hosts and /etc/resolv.conf. */
   hosts: string;
   resolvers: string;
+  /** Undefined: all. */
+  connectTcpPorts: readonly number[] | undefined;
   /** The instance has the namespace's descriptor: it lives as long as the instance does. */
   entered(): void;
   /** Once no process of the instance is left. Twice is fine. */
@@ -225,6 +227,7 @@ class OpenNetwork {
       namespaceFd,
       hosts: hostsFile(policy),
       resolvers: resolversFile(policy),
+      connectTcpPorts: tcpPortsOf(policy),
       entered,
       release: () => {
         entered();

@@ -224,14 +224,13 @@ function specialisationOf(fn: PoolFunction, network: Network | undefined): Speci
     seccomp: fn.seccomp,
     env: { HATCH_FUNCTION_NAME: fn.name, HATCH_FUNCTION_VERSION: fn.version, ...fn.env },
     ...(fn.secrets === undefined ? {} : { secretEnv: variablesOf(fn.secrets) }),
-    ...(network && {
-      network: {
-        isSent: network.isSent,
-        hosts: network.access.hosts,
-        resolvers: network.access.resolvers,
-      },
-    }),
+    ...(network && { network: networkOf(network) }),
   };
+}
+
+function networkOf({ access, isSent }: Network): NonNullable<Specialisation['network']> {
+  const { hosts, resolvers, connectTcpPorts } = access;
+  return { isSent, hosts, resolvers, ...(connectTcpPorts && { connectTcpPorts }) };
 }
 
 function variablesOf({ uses }: FunctionSecrets): string[] {

@@ -27,6 +27,8 @@ export interface Specialisation {
     /** The contents of /etc/hosts and /etc/resolv.conf. */
     hosts: string;
     resolvers: string;
+    /** Absent when it may use all. */
+    connectTcpPorts?: readonly number[];
   };
 }
 

@@ -10,6 +10,7 @@ import {
 } from '../base/isolation.ts';
 import { landlockAbi } from '../sys/kernel-features.ts';
 import { chooseLabel, type Labelling } from './labels.ts';
+import { portRulesAbi } from '../sys/landlock.ts';
 
 /** Asked once, when a host starts: none of it changes while the kernel runs. */
 export function isolationHere(
@@ -19,6 +20,7 @@ export function isolationHere(
   return Object.freeze({
     ...(Object.fromEntries(always) as Record<AlwaysEnforced, 'enforced'>),
     landlock: landlock(),
+    'landlock-ports': landlockPorts(),
     apparmor,
     selinux,
   });
@@ -40,4 +42,11 @@ export function requireLayers(isolation: Isolation, required: readonly Isolation
 
 function landlock(): IsolationState {
   return landlockAbi() === undefined ? 'unavailable: not active in this kernel' : 'enforced';
+}
+
+function landlockPorts(): IsolationState {
+  const abi = landlockAbi();
+  if (abi === undefined) return landlock();
+  if (abi < portRulesAbi) return `unavailable: needs Landlock ABI ${portRulesAbi}, here is ${abi}`;
+  return 'enforced';
 }

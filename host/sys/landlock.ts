@@ -1,10 +1,13 @@
-/** Landlock: a process gives up access to files for good, whatever rights it has (landlock(7)). */
+/** Landlock: a process gives up access for good, whatever rights it has (landlock(7)). */
 import { closeSync } from 'node:fs';
 import { numberedSyscall } from './libc.ts';
 import { callNumber } from './numbers.ts';
 
 // <linux/landlock.h>
 const LANDLOCK_RULE_PATH_BENEATH = 1;
+
+/** The first ABI with rules for ports: Linux 6.7. */
+export const portRulesAbi = 4;
 
 /** By the bits of LANDLOCK_ACCESS_FS_*. */
 const rights = {
@@ -24,6 +27,16 @@ const highestRight: readonly [abi: number, bit: number][] = [
 
 /** struct landlock_path_beneath_attr, which is packed */
 export const pathBeneathLayout = { size: 12, allowedAccess: 0, parentFd: 8 } as const;
+
+/**
+ * LANDLOCK_RULE_NET_PORT, LANDLOCK_ACCESS_NET_CONNECT_TCP and struct landlock_net_port_attr. The C
+ * compiler of Debian 12 does not know them: that the kernel does is seen in
+ * test/conformance/7-network.ts.
+ */
+const netPort = { rule: 2, connectTcp: 1n << 1n, size: 16, allowedAccess: 0, port: 8 } as const;
+
+/** struct landlock_ruleset_attr, with and without what is handled of the network */
+const rulesetLayout = { handledFiles: 0, handledNetwork: 8, size: 16, sizeBefore: 8 } as const;
 
 const createRuleset = numberedSyscall<[Uint8Array, number, number]>({
   name: 'landlock_create_ruleset',
@@ -56,20 +69,40 @@ export interface FileRule {
   access: bigint;
 }
 
-/** What is beneath none of the directories is out of reach. Close-on-exec; `abi` is from 2. */
-export function makeFileRuleset(abi: number, rules: readonly FileRule[]): number {
+export interface Rules {
+  files: readonly FileRule[];
+  /** Undefined: all. Needs `portRulesAbi`; before, it is not looked at. */
+  connectTcpPorts: readonly number[] | undefined;
+}
+
+/**
+ * What is beneath none of the directories is out of reach, and ports that are not listed are, at
+ * any address. Close-on-exec; `abi` is from 2.
+ */
+export function makeRuleset(abi: number, { files, connectTcpPorts }: Rules): number {
   const highest = highestRight.find(([from]) => abi >= from)?.[1];
   if (highest === undefined) throw new RangeError(`Landlock ABI ${abi} cannot move files`);
+  const ports = abi >= portRulesAbi ? connectTcpPorts : undefined;
   const handled = (1n << BigInt(highest + 1)) - 1n;
-  const attributes = Buffer.alloc(8);
-  attributes.writeBigUInt64LE(handled);
+  const attributes = Buffer.alloc(
+    ports === undefined ? rulesetLayout.sizeBefore : rulesetLayout.size,
+  );
+  attributes.writeBigUInt64LE(handled, rulesetLayout.handledFiles);
+  if (ports !== undefined)
+    attributes.writeBigUInt64LE(netPort.connectTcp, rulesetLayout.handledNetwork);
   const ruleset = createRuleset(attributes, attributes.length, 0);
   try {
-    for (const { directoryFd, access } of rules) {
+    for (const { directoryFd, access } of files) {
       const rule = Buffer.alloc(pathBeneathLayout.size);
       rule.writeBigUInt64LE(access & handled, pathBeneathLayout.allowedAccess);
       rule.writeInt32LE(directoryFd, pathBeneathLayout.parentFd);
       addRule(ruleset, LANDLOCK_RULE_PATH_BENEATH, rule, 0);
+    }
+    for (const port of ports ?? []) {
+      const rule = Buffer.alloc(netPort.size);
+      rule.writeBigUInt64LE(netPort.connectTcp, netPort.allowedAccess);
+      rule.writeBigUInt64LE(BigInt(port), netPort.port);
+      addRule(ruleset, netPort.rule, rule, 0);
     }
     return ruleset;
   } catch (error) {

@@ -151,7 +151,7 @@ export const rightsChecks: readonly Check[] = [
       else assert.doesNotMatch(label, /hatch/);
       if (isolation.selinux === 'enforced') assert.match(label, /:/);
       const { reply } = await host.client.askAny('doctor', {});
-      for (const layer of ['landlock', 'apparmor', 'selinux'] as const) {
+      for (const layer of ['landlock', 'landlock-ports', 'apparmor', 'selinux'] as const) {
         const line = reply.checks.find(({ name }) => name === `layer ${layer}`);
         assert.ok(line?.detail.startsWith(isolation[layer]), layer);
       }

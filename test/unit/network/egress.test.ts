@@ -7,6 +7,7 @@ import {
   neverReachable,
   parseEgressRule,
   resolversFile,
+  tcpPortsOf,
   type EgressRule,
   type Permit,
 } from '../../../host/network/egress.ts';
@@ -96,6 +97,15 @@ test('only who may go anywhere may ask a nameserver', () => {
   assert.equal(resolversFile(wide), 'nameserver 192.0.2.53\n');
   const narrow = policyOf(['10.0.0.0/8', 'a.example'], { nameservers });
   assert.deepEqual([narrow.dns, resolversFile(narrow)], [[], '']);
+});
+
+test('TCP goes to the ports that are listed, or to all', () => {
+  const nameservers = ['192.0.2.53'];
+  const portsOf = (...texts: string[]) => tcpPortsOf(policyOf(texts, { nameservers }));
+  assert.deepEqual(portsOf('443/tcp', '10.0.0.0/8:5432/tcp', '443/tcp'), [53, 443, 5432]);
+  assert.deepEqual(portsOf('10.0.0.1:5432/tcp', '10.0.0.1:123/udp'), [5432]);
+  assert.deepEqual(portsOf('10.0.0.1:123/udp'), []);
+  assert.equal(portsOf('443/tcp', '10.0.0.0/8'), undefined);
 });
 
 test('equal policies have equal ids', () => {
