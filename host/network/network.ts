@@ -63,7 +63,7 @@ interface Endpoint {
 }
 
 /** Enough for a burst; each costs the kernel some ten KiB. */
-const endpointsReady = 8;
+const endpointsReady = 16;
 /** How many addresses are tried whose last owner may not be gone yet. */
 const attachTriesMax = 64;
 

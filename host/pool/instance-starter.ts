@@ -65,9 +65,8 @@ export class InstanceStarter {
     try {
       timer.finish('egress');
       const { steps } = timer;
-      // One that is executed cannot change its network namespace any more.
       const { mode } = await this.#options.zygotes.serving(fn);
-      return await this.#start(fn, { access, steps, isSent: mode === 'fork' });
+      return await this.#start(fn, { access, steps, parkedMayEnter: mode === 'fork' });
     } catch (error) {
       access.release();
       throw error;
@@ -84,13 +83,14 @@ export class InstanceStarter {
 
   async #start(fn: PoolFunction, network: Network | undefined): Promise<Instance> {
     const startNs = network?.steps[0]?.startNs ?? nowNs();
-    const given = network?.isSent === false ? network.access.namespaceFd : undefined;
-    const parked = given === undefined ? this.parked.take(fn) : undefined;
-    const { sandbox, path } = parked ?? (await this.#makeSandbox(fn, given));
+    const parked = network?.parkedMayEnter === false ? undefined : this.parked.take(fn);
+    const made = parked ?? (await this.#makeSandbox(fn, network?.access.namespaceFd));
+    const { sandbox, path } = made;
     const early: Output[] = [];
     this.#outputs.set(sandbox.id, (output) => early.push(output));
     try {
-      const steps = await this.#assign(sandbox, fn, network);
+      const specialisation = specialisationOf(fn, network?.access, made === parked);
+      const steps = await this.#assign(sandbox, { fn, specialisation, access: network?.access });
       const connected = network?.steps ?? [];
       const before = parked === undefined ? await sandbox.parked() : [];
       const { isolation } = this.#options;
@@ -153,19 +153,19 @@ export class InstanceStarter {
     }
   }
 
-  async #assign(sandbox: Sandbox, fn: PoolFunction, network: Network | undefined): Promise<Step[]> {
+  async #assign(sandbox: Sandbox, { fn, specialisation, access }: Given): Promise<Step[]> {
     const timer = setTimeout(() => {
       const message = `Function "${fn.name}" did not load within ${startTimeoutMs} ms`;
       void sandbox.destroy(new HatchError('function.load_failed', message));
     }, startTimeoutMs);
     try {
       return await sandbox.assign({
-        specialisation: specialisationOf(fn, network),
+        specialisation,
         layerNames: fn.layerDirectories,
         storage: fn.storage,
         limits: limitsOf(fn),
         ...secretsOf(fn),
-        network: network?.access,
+        network: access,
       });
     } finally {
       clearTimeout(timer);
@@ -211,11 +211,22 @@ export class InstanceStarter {
 interface Network {
   access: NetworkAccess;
   steps: Step[];
-  /** The container exists already, and is to enter the namespace. */
-  isSent: boolean;
+  /** Its function's process is forked: executed ones cannot change their namespace any more. */
+  parkedMayEnter: boolean;
 }
 
-function specialisationOf(fn: PoolFunction, network: Network | undefined): Specialisation {
+interface Given {
+  fn: PoolFunction;
+  specialisation: Specialisation;
+  access: NetworkAccess | undefined;
+}
+
+/** `isParked`: the container was made before, in a network namespace of its own. */
+function specialisationOf(
+  fn: PoolFunction,
+  access: NetworkAccess | undefined,
+  isParked: boolean,
+): Specialisation {
   return {
     functionName: fn.name,
     functionVersion: fn.version,
@@ -224,12 +235,14 @@ function specialisationOf(fn: PoolFunction, network: Network | undefined): Speci
     seccomp: fn.seccomp,
     env: { HATCH_FUNCTION_NAME: fn.name, HATCH_FUNCTION_VERSION: fn.version, ...fn.env },
     ...(fn.secrets === undefined ? {} : { secretEnv: variablesOf(fn.secrets) }),
-    ...(network && { network: networkOf(network) }),
+    ...(access && { network: networkOf(access, isParked) }),
   };
 }
 
-function networkOf({ access, isSent }: Network): NonNullable<Specialisation['network']> {
-  const { hosts, resolvers, connectTcpPorts } = access;
+function networkOf(
+  { hosts, resolvers, connectTcpPorts }: NetworkAccess,
+  isSent: boolean,
+): NonNullable<Specialisation['network']> {
   return { isSent, hosts, resolvers, ...(connectTcpPorts && { connectTcpPorts }) };
 }
 
