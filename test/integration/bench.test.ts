@@ -60,6 +60,7 @@ const expected: Record<string, { rows: Record<string, string>; ratios: string[] 
     ),
     ratios: ['noisy-p95/quiet-p95', 'bombed-call-p95/quiet-call-p95'],
   },
+  copyup: { rows: { 'copy-ups 8 MiB': 'ms', 'copy-ups 4 KiB': 'ms' }, ratios: [] },
 };
 
 /** Ratios that hold in a run of few samples too. */
