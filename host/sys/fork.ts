@@ -16,7 +16,8 @@ const WNOHANG = 1;
 
 /** malloc maps larger ones by themselves, and has no smaller ones. */
 const largestGapBytes = 65_536;
-const smallestGapBytes = 24;
+/** All that is asked for below this comes in blocks of the same size. */
+const smallestGapBytes = 16;
 const growTriesMax = 1024;
 
 const forkCall = syscall<[]>('int fork()');
@@ -89,7 +90,8 @@ export function settleHeap(): void {
   mallocTrim(0);
   const end = blockAtTheEnd();
   // Small steps where malloc has a list for each size, longer ones where it sorts within a list.
-  const next = (size: number): number => (size > 2048 ? Math.floor(size * 0.8) : size - 16);
+  const next = (size: number): number =>
+    size > 2048 ? Math.floor((size * 0.8) / 16) * 16 : size - 16;
   for (let size = largestGapBytes; size >= smallestGapBytes; size = next(size)) {
     let block = BigInt(mallocCall(size));
     while (block < end) block = BigInt(mallocCall(size));
