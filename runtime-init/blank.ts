@@ -40,7 +40,6 @@ import { mountProc } from './proc-mount.ts';
 import { rehearseInBlank } from './rehearse-start.ts';
 import { openLabel } from './security-label.ts';
 import { FunctionServer } from './serve.ts';
-import { stopOptimising } from './optimising.ts';
 
 const SIGCHLD = 17;
 const SIGSEGV = 11;
@@ -99,7 +98,6 @@ function becomePair({ setup, libuv, fds }: BlankOptions): void {
   } else {
     // Node's own handler would return into the fault for ever: the kernel spares PID 1 the default.
     restoreSignal(SIGSEGV);
-    stopOptimising();
     if (waitReadable([control], 0).length === 0) rehearseInBlank.init();
     const namespaceLimits = openNamespaceLimits();
     const blank = { socket: control, link: initLink, seccomp, label, namespaceLimits };

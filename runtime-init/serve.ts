@@ -17,6 +17,7 @@ import {
 } from '../host/protocol/invoke.ts';
 import { exitNow } from '../host/sys/fork.ts';
 import { CallContext } from './context.ts';
+import { resumeOptimising } from './optimising.ts';
 import { connectToHost, currentCall, flushToHost, queueForHost, sendToHost } from './output.ts';
 import { CallFailure, decodeEvent, encodeResult } from './payload.ts';
 
@@ -54,6 +55,7 @@ export class FunctionServer {
       exitNow(1);
     };
     try {
+      resumeOptimising();
       readSecrets(specialisation);
       const handler = loadHandler(specialisation.entry);
       if (handler instanceof Promise) handler.then(onLoaded, onFailed);

@@ -23,6 +23,7 @@ import { groupByRole } from './container-start.ts';
 import { testForking } from './fork-test.ts';
 import { findLoopFds, findThreadFds, type LibuvFds } from './inherited-fds.ts';
 import { makeNetworkNamespace } from './network-namespace.ts';
+import { stopOptimising } from './optimising.ts';
 import { serveByExec } from './exec-zygote.ts';
 import { collectGarbage, warmUp } from './warm.ts';
 import { answer, answerWithFd, nextRequest, zygoteSocketFd } from './zygote-socket.ts';
@@ -58,6 +59,7 @@ export async function runZygote(): Promise<void> {
   ignoreSignal(SIGCHLD);
   answerWithFd(listener, { id: 0, mode: 'fork' } satisfies ZygoteHello);
   const loop = findLoopFds();
+  stopOptimising();
   collectGarbage();
   serveUntilForked(setup, { own: [...loop, ...signalLock], threads: findThreadFds(loop) });
 }
