@@ -6,7 +6,7 @@ import { pino, type Logger } from 'pino';
 import { HatchError, messageOf, toHatchError } from './base/errors.ts';
 import { configHelp, loadConfig, type HostConfig } from './config.ts';
 import { ControlServer } from './dispatch/control.ts';
-import { controlHandlers } from './dispatch/control-handlers.ts';
+import { controlHandlers, type ControlParts } from './dispatch/control-handlers.ts';
 import { Dispatcher } from './dispatch/dispatcher.ts';
 import { loadFunctionLayers } from './dispatch/function-layers.ts';
 import { LocalFunctions } from './dispatch/local-functions.ts';
@@ -21,6 +21,7 @@ import { SecretKeys } from './function/secret-keys.ts';
 import { SecretStore } from './function/secret-store.ts';
 import { tryLockFile } from './sys/file-lock.ts';
 import { executeInOwnMounts, hasOwnMounts } from './sys/own-mounts.ts';
+import { BurstPins } from './image/burst-pins.ts';
 import { startTelemetry, type Telemetry } from './telemetry/telemetry.ts';
 
 /** Runs until SIGINT or SIGTERM, then drains and leaves nothing behind. */
@@ -198,7 +199,7 @@ async function serve({ config, log, engine, connection, opened }: Serving): Prom
     secretKeys,
     functions,
     pool,
-    images: layers,
+    ...openImages({ engine, opened }),
     machine: thisMachine({ memoryMb: config.memoryBudgetMb, limits: engine.optionalLimits }),
     log,
     cancelCalls: (requestId) => dispatcher.cancel(requestId),
@@ -215,6 +216,15 @@ async function serve({ config, log, engine, connection, opened }: Serving): Prom
   const control = new ControlServer({ connection, hostName: config.hostName, handlers, log });
   control.start();
   opened.defer(() => control.stop());
+}
+
+function openImages({
+  engine: { layers, baseImage },
+  opened,
+}: Pick<Serving, 'engine' | 'opened'>): Pick<ControlParts, 'images' | 'bursts' | 'baseLayer'> {
+  const bursts = new BurstPins(layers);
+  opened.defer(() => bursts.release());
+  return { images: layers, bursts, baseLayer: baseImage.layers.at(-1)?.chainId };
 }
 
 function openTelemetry({

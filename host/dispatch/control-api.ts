@@ -7,6 +7,8 @@ import { z } from 'zod';
 import { functionNamePattern, variableName } from '../function/manifest.ts';
 import { sealedBoxSchema } from '../function/secret-box.ts';
 import {
+  burstReportSchema,
+  burstRequestSchema,
   callRecordSchema,
   checkSchema,
   digestSchema,
@@ -144,6 +146,9 @@ export const controlApi = {
     request: z.object({ reference: z.string().max(255) }),
     reply: z.object({ image: imageSchema }),
   },
+  /** Fetches and holds the layers of functions that will be called; takes the place of the last. */
+  'burst.pin': { audience: 'all', request: burstRequestSchema, reply: burstReportSchema },
+  'burst.release': { audience: 'all', request: nothing, reply: nothing },
   /** To seal secrets for the hosts: they never travel in the clear. */
   'secret.key': {
     audience: 'all',

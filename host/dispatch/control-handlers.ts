@@ -6,6 +6,8 @@ import { parseManifest, refuseBeyondMachine } from '../function/manifest.ts';
 import type { FunctionRegistry } from '../function/registry.ts';
 import type { SecretStore } from '../function/secret-store.ts';
 import type { LayerStore, StoredImage } from '../image/layer-store.ts';
+import { burstHandlers } from './burst-handlers.ts';
+import type { BurstParts } from './burst-handlers.ts';
 import type { Check, ControlAnswer } from './control-api.ts';
 import type { ControlHandlers } from './control.ts';
 import { deploy } from './deploy.ts';
@@ -13,11 +15,13 @@ import type { DeployParts } from './deploy.ts';
 import { secretHandlers } from './secret-handlers.ts';
 import type { SecretParts } from './secret-handlers.ts';
 
-export interface ControlParts extends DeployParts, Omit<SecretParts, 'registry'> {
+export interface ControlParts
+  extends DeployParts, Omit<SecretParts, 'registry'>, Omit<BurstParts, 'registry'> {
   secrets: SecretParts['secrets'] & Pick<SecretStore, 'require'>;
   /** What limits can be had here. */
   machine: Machine;
   registry: DeployParts['registry'] &
+    BurstParts['registry'] &
     Pick<FunctionRegistry, 'list' | 'versions' | 'remove' | 'rollback' | 'setAlias'>;
   images: Pick<LayerStore, 'images' | 'image' | 'importLayout' | 'usage' | 'pin' | 'unpin'> &
     Pick<LayerStore, 'isPinned'>;
@@ -41,6 +45,7 @@ export function controlHandlers(parts: ControlParts): ControlHandlers {
     ...secretHandlers(parts),
     ...hostHandlers(parts),
     ...imageHandlers(parts),
+    ...burstHandlers(parts),
   };
 }
 

@@ -4,6 +4,7 @@ import { fileAttributes, type CallRecord, type LogRecord } from '../base/channel
 import { errorCodes } from '../base/errors.ts';
 import type { ErrorCode } from '../base/errors.ts';
 import { isolationLayerNames, type IsolationState } from '../base/isolation.ts';
+import { functionNamePattern } from '../function/manifest.ts';
 import { isDigest } from '../image/digest.ts';
 import type { Digest } from '../image/digest.ts';
 
@@ -106,6 +107,35 @@ export const imageSchema = z.object({
   layers: z.number(),
   sizeBytes: z.number(),
   isPinned: z.boolean(),
+});
+
+export const burstRequestSchema = z.object({
+  functions: z
+    .array(
+      z.object({
+        name: z.string().regex(functionNamePattern, 'must be the name of a function'),
+        /** Or alias; without it the latest. */
+        version: z.string().min(1).max(63).optional(),
+        /** Expected; only the proportions count. */
+        calls: z.int().positive(),
+      }),
+    )
+    .min(1)
+    .max(10_000),
+  forMs: z
+    .int()
+    .positive()
+    .max(7 * 24 * 3_600_000),
+});
+
+export const burstReportSchema = z.object({
+  /** Functions with all layers on the host's disk, held until the burst is over. */
+  ready: z.array(z.string()),
+  notReady: z.array(z.object({ name: z.string(), reason: z.string() })),
+  pinnedBytes: z.number(),
+  fetchedLayers: z.number(),
+  fetchedBytes: z.number(),
+  readAheadBytes: z.number(),
 });
 
 export const checkSchema = z.object({

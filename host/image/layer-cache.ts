@@ -128,6 +128,11 @@ export class LayerCache<L extends CachedLayer> {
     return this.#slots.get(chainId)?.pinned === true;
   }
 
+  /** Pinned or leased. */
+  isHeld(chainId: Digest): boolean {
+    return this.#heldIds.has(chainId);
+  }
+
   /** Leases all layers or none. Throws `image.not_found`, naming the one that is missing. */
   acquire(chainIds: readonly Digest[]): Lease<L> {
     const slots = chainIds.map((chainId) => this.#slotOf(chainId));

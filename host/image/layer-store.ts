@@ -226,6 +226,11 @@ export class LayerStore {
     return this.#cache.isPinned(id);
   }
 
+  /** Pinned or leased. */
+  isHeld(id: Digest): boolean {
+    return this.#cache.isHeld(id);
+  }
+
   /** Counts as a use. Throws `image.not_found`. */
   touch(id: Digest): void {
     this.#cache.touch(id);

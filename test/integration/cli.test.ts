@@ -222,6 +222,26 @@ test('trace draws the call of a request, or gives it as JSON', async () => {
   assert.match(unknown.stderr, /^error: .*"other".*\(trace\.not_found\)/);
 });
 
+test('image pin --burst says what is ready, and what is wrong with the file', async () => {
+  const file = join(directory, 'burst.json');
+  const pin = async (burst: unknown) => {
+    await writeFile(file, JSON.stringify(burst));
+    return await hatch(['image', 'pin', '--burst', file]);
+  };
+  const known = await pin({ minutes: 5, functions: [{ name: 'nobody-has-this', calls: 3 }] });
+  assert.equal(known.code, 0, known.stderr);
+  assert.match(known.stdout, /^HOST +READY +NOT READY +PINNED +FETCHED\none +0 +1 /);
+  assert.match(known.stderr, /one: nobody-has-this: Cannot find function/);
+  const wrong = await pin({ minutes: 5, functions: [{ name: 'x', calls: 0 }] });
+  assert.equal(wrong.code, 2);
+  assert.match(wrong.stderr, /burst\.json", functions\.0\.calls/);
+  const none = await hatch(['image', 'pin', '--burst', join(directory, 'none.json')]);
+  assert.equal(none.code, 2);
+  assert.match(none.stderr, /Cannot read burst file/);
+  assert.match((await hatch(['image', 'unpin', '--burst'])).stdout, /one +released/);
+  assert.equal((await hatch(['image', 'pin'])).code, 2);
+});
+
 test('top and image ls speak for every host, as tables or JSON', async () => {
   const two = await startFakeHost('two', server);
   try {

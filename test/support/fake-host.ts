@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import type { CallRecord, LogRecord } from '../../host/base/channels.ts';
 import { connect } from '@nats-io/transport-node';
 import { HatchError } from '../../host/base/errors.ts';
+import type { BurstParts } from '../../host/dispatch/burst-handlers.ts';
 import { controlHandlers } from '../../host/dispatch/control-handlers.ts';
 import { ControlServer } from '../../host/dispatch/control.ts';
 import { Dispatcher } from '../../host/dispatch/dispatcher.ts';
@@ -81,6 +82,8 @@ export async function startFakeHost(
       pool,
       log,
       images: noImages,
+      bursts,
+      baseLayer: undefined,
       machine: thisMachine({
         memoryMb: 1024,
         limits: { cpuBurst: true, memoryHigh: true, io: true },
@@ -110,6 +113,21 @@ export async function startFakeHost(
   };
   return { name, pool, registry, leased, warnings, stop, ...parts };
 }
+
+/** Every function is ready but those called "large". */
+const bursts: BurstParts['bursts'] = {
+  pin: (functions) => {
+    const names = functions.map((fn) => fn.name);
+    const sizes = { pinnedBytes: 1024, fetchedLayers: 1, fetchedBytes: 512, readAheadBytes: 0 };
+    const isLarge = (name: string) => name === 'large';
+    return Promise.resolve({
+      ready: names.filter((name) => !isLarge(name)),
+      notReady: names.filter(isLarge).map((name) => ({ name, reason: 'no room' })),
+      ...sizes,
+    });
+  },
+  release: () => undefined,
+};
 
 const noImages = {
   images: () => [],

@@ -1,8 +1,9 @@
 import { resolve } from 'node:path';
 import type { AllVerb, ControlReply, ControlRequest } from '../../dispatch/control-api.ts';
-import { required, text } from '../command.ts';
+import { flag, required, text } from '../command.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { answersOf } from '../host-answers.ts';
+import { pinBurst, unpinBurst } from './image-burst.ts';
 import { size } from '../output.ts';
 
 const json = { json: { type: 'boolean', value: '', help: 'print JSON' } } as const;
@@ -50,23 +51,33 @@ export const imageCommands: Command[] = [
   },
   {
     name: 'image pin',
-    usage: 'REFERENCE',
-    summary: 'Keep the layers of an image on disk, whatever room is needed',
-    examples: ['hatch image pin node24'],
-    options: json,
-    positionals: { min: 1, max: 1 },
+    usage: 'REFERENCE | --burst FILE',
+    summary: 'Keep the layers of an image, or of functions soon to be called, on disk',
+    examples: ['hatch image pin node24', 'hatch image pin --burst sale.json'],
+    options: {
+      burst: {
+        type: 'string',
+        value: 'FILE',
+        help: '{"minutes": 30, "functions": [{"name": "resize", "calls": 500}]}',
+      },
+      ...json,
+    },
+    positionals: { min: 0, max: 1 },
     async run(context) {
+      const burst = text(context.values, 'burst');
+      if (burst !== undefined) return await pinBurst(context, burst);
       await change(context, 'image.pin', { reference: required(context.positionals, 0) });
     },
   },
   {
     name: 'image unpin',
-    usage: 'REFERENCE',
-    summary: 'Let the layers of an image be evicted again',
-    examples: ['hatch image unpin node24'],
-    options: json,
-    positionals: { min: 1, max: 1 },
+    usage: 'REFERENCE | --burst',
+    summary: 'Let the layers of an image, or of the burst, be evicted again',
+    examples: ['hatch image unpin node24', 'hatch image unpin --burst'],
+    options: { burst: { type: 'boolean', value: '', help: 'those of the burst' }, ...json },
+    positionals: { min: 0, max: 1 },
     async run(context) {
+      if (flag(context.values, 'burst')) return await unpinBurst(context);
       await change(context, 'image.unpin', { reference: required(context.positionals, 0) });
     },
   },

@@ -1,0 +1,48 @@
+/** Control verbs for bursts: which layers the named functions have, and where they come from. */
+import type { Readable } from 'node:stream';
+import { messageOf } from '../base/errors.ts';
+import type { FunctionVersion } from '../function/record.ts';
+import type { BurstFunction, BurstPins } from '../image/burst-pins.ts';
+import type { Digest } from '../image/digest.ts';
+import type { ControlHandlers } from './control.ts';
+
+export interface BurstParts {
+  bursts: Pick<BurstPins, 'pin' | 'release'>;
+  /** The topmost layer that all functions stand on; the host holds it as long as it runs. */
+  baseLayer: Digest | undefined;
+  registry: {
+    /** From memory; throws `function.not_found`, `version.not_found`. */
+    resolve: (name: string, versionOrAlias?: string) => FunctionVersion;
+    getLayer: (digest: Digest) => Promise<Readable>;
+  };
+}
+
+export function burstHandlers({
+  bursts,
+  baseLayer,
+  registry,
+}: BurstParts): Pick<ControlHandlers, 'burst.pin' | 'burst.release'> {
+  return {
+    'burst.pin': async ({ functions, forMs }) => {
+      const known: BurstFunction[] = [];
+      const unknown: { name: string; reason: string }[] = [];
+      for (const { name, version, calls } of functions) {
+        try {
+          const { layer } = registry.resolve(name, version);
+          const { digest, diffId, sizeBytes } = layer;
+          const open = () => registry.getLayer(digest);
+          const source = { digest, diffId, sizeBytes, parentChainId: baseLayer, open };
+          known.push({ name, calls, layers: [source] });
+        } catch (error) {
+          unknown.push({ name, reason: messageOf(error) });
+        }
+      }
+      const report = await bursts.pin(known, forMs);
+      return { ...report, notReady: [...report.notReady, ...unknown] };
+    },
+    'burst.release': () => {
+      bursts.release();
+      return {};
+    },
+  };
+}
