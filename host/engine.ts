@@ -79,11 +79,13 @@ const noPressure =
 
 /**
  * Needs root and a mount namespace of its own. What an earlier run left under the same names is
- * removed first. Rejects with `host.unsupported`, `image.*` or `host.start_failed`.
+ * removed first. Rejects with `host.unsupported`, `image.*` or `host.start_failed`. What `setup`
+ * replaces is for measuring what a layer costs: no configuration reaches it.
  */
 export async function openEngine(
   config: HostConfig,
   onNotice: (message: string) => void,
+  setup: Partial<ZygoteSetup> = {},
 ): Promise<Engine> {
   const { label, ...states } = chooseLabel(config);
   const isolation = isolationHere(states);
@@ -129,7 +131,13 @@ export async function openEngine(
   const refusedCalls = new RefusedCalls();
   opened.defer(() => refusedCalls.close());
   const onListener = (fd: number): void => refusedCalls.listen(fd);
-  const zygotes = await startZygotes({ config, label, root: zygoteRoot, onListener, onNotice });
+  const zygotes = await startZygotes({
+    config,
+    setup: { label, ...setup },
+    root: zygoteRoot,
+    onListener,
+    onNotice,
+  });
   opened.defer(() => zygotes.stop());
 
   const networks = networkStock(zygotes.default, onNotice);
@@ -285,12 +293,12 @@ function subnetOf(text: string): Subnet {
 
 function startZygotes(options: {
   config: HostConfig;
-  label: ZygoteSetup['label'];
+  setup: Partial<ZygoteSetup> & Pick<ZygoteSetup, 'label'>;
   root: string;
   onListener: (fd: number) => void;
   onNotice: (message: string) => void;
 }): Promise<Zygotes> {
-  const { config, label, root, onListener, onNotice } = options;
+  const { config, setup, root, onListener, onNotice } = options;
   return Zygotes.start(
     {
       mountRoot: () => cloneMount({ path: root, recursive: false }),
@@ -298,10 +306,10 @@ function startZygotes(options: {
       setup: {
         seccomp: seccompPrograms(),
         landlockAbi: landlockAbi() ?? 0,
-        label,
         tmpfsBytes: tmpfsBytesMax,
         openFilesMax,
         fork: config.fork,
+        ...setup,
       },
       onListener,
       replaceAfterForks: config.replaceZygoteAfterForks,

@@ -15,6 +15,7 @@ import { measureFrozen } from './frozen.ts';
 import { measureFairness } from './fairness.ts';
 import { writeIntoDocument } from './markdown.ts';
 import { measureInterference } from './interference.ts';
+import { measureLayers } from './layers.ts';
 import { measureMemory } from './memory.ts';
 import { printReport, writeReport, type Measured, type Options } from './report.ts';
 import { measureStart } from './start.ts';
@@ -30,6 +31,7 @@ const scenarios: Record<string, (options: Options) => Promise<Measured>> = {
   memory: measureMemory,
   interference: measureInterference,
   copyup: measureCopyUp,
+  layers: measureLayers,
 };
 const names = [...Object.keys(scenarios), 'all'].join('|');
 const usage = `Usage: npm run bench -- ${names} [--json FILE] [--markdown FILE] [--quick]`;

@@ -6,7 +6,7 @@ import { loadConfig } from '../../host/config.ts';
 import { loadFunctionLayers } from '../../host/dispatch/function-layers.ts';
 import { poolFunctionOf } from '../../host/dispatch/local-functions.ts';
 import { openEngine, type Engine } from '../../host/engine.ts';
-import type { StartPath } from '../../host/base/channels.ts';
+import { channels, type StartPath, type StartRecord } from '../../host/base/channels.ts';
 import { bundleFunction } from '../../host/function/bundle.ts';
 import { readManifest } from '../../host/function/manifest.ts';
 import type { Instance } from '../../host/pool/instance.ts';
@@ -19,8 +19,12 @@ import {
   machineAvailableMB,
   memoryOf,
 } from './instance-costs.ts';
+import { setupWithout, type OmittedLayer } from './layers-off.ts';
 import { startBeside } from './neighbours.ts';
 import { serve } from './worker.ts';
+
+/** In ms, by the names of the steps; `start` is all of it. */
+export type StepSamples = Record<string, number>;
 
 export interface DensityResult {
   startMs: number[];
@@ -48,8 +52,9 @@ const handlers = {
     functionDirectory: string | undefined;
     egress: string[];
     args: string[];
+    without: OmittedLayer | undefined;
   }): Promise<string[]> {
-    const { stateDirectory, parked, functionDirectory = hello, egress, args } = options;
+    const { stateDirectory, parked, functionDirectory = hello, egress, args, without } = options;
     const config = loadConfig({
       args: [
         `--state-directory=${stateDirectory}`,
@@ -59,7 +64,11 @@ const handlers = {
       ],
       directory: stateDirectory,
     });
-    const engine = await openEngine(config, (notice) => console.error(notice));
+    const engine = await openEngine(
+      config,
+      (notice) => console.error(notice),
+      setupWithout(without),
+    );
     const loaded = await loadFunction(engine, functionDirectory, stateDirectory);
     const fn = { ...loaded, egress };
     opened = { engine, fn, stateDirectory, parked, cgroupParent: config.cgroupParent };
@@ -75,6 +84,23 @@ const handlers = {
       await settled();
     }
     return samples;
+  },
+
+  /** By the path `forked`, and how long each step of it took. */
+  async startSteps({ count }: { count: number }): Promise<StepSamples[]> {
+    const steps: StepSamples[] = [];
+    const onStart = (record: unknown): void => {
+      const { steps: taken } = record as StartRecord;
+      const ms = taken.map(({ name, startNs, endNs }) => [name, (endNs - startNs) / 1e6] as const);
+      steps.push(Object.fromEntries(ms));
+    };
+    channels.startEnd.subscribe(onStart);
+    for (let round = 0; round < count; round++) {
+      const startMs = await startOne('forked');
+      Object.assign(steps.at(-1) ?? {}, { start: startMs });
+    }
+    channels.startEnd.unsubscribe(onStart);
+    return steps;
   },
 
   async density({ count, idleMs }: { count: number; idleMs: number }): Promise<DensityResult> {

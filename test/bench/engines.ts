@@ -1,5 +1,6 @@
 /** Engines for measuring: each has a process, control groups and user ids of its own. */
 import type { EngineHandlers } from './engine-worker.ts';
+import type { OmittedLayer } from './layers-off.ts';
 import type { Scratch } from './scratch.ts';
 import { Worker } from './worker.ts';
 
@@ -23,11 +24,13 @@ export async function openBenchEngine(options: {
   egress?: string[];
   /** `hello` when left out. */
   functionDirectory?: string;
+  /** A layer of isolation that is left out, to see what it costs. */
+  without?: OmittedLayer | undefined;
   scratch: Scratch;
   opened: AsyncDisposableStack;
 }): Promise<BenchEngine> {
   const { name, index, parked, functionDirectory, args = [], egress = [] } = options;
-  const { scratch, opened } = options;
+  const { without, scratch, opened } = options;
   const worker = new Worker<EngineHandlers>('engine-worker.ts', { ownNetwork: egress.length > 0 });
   opened.defer(() => worker.close());
   const layers = await worker.ask('open', {
@@ -35,6 +38,7 @@ export async function openBenchEngine(options: {
     parked,
     functionDirectory,
     egress,
+    without,
     args: [
       `--cgroup-parent=hatch-bench-${process.pid}-${name}`,
       `--uid-base=${uidBase + index * rangesEach * 65_536}`,
