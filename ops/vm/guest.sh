@@ -8,6 +8,8 @@ main() {
   # The tests see the profile in force; without the program, they say that it is not.
   apparmor_parser --replace --skip-cache ops/apparmor/hatch-function
   mount --bind "$PWD/.cache/vm/kernel/lib/modules" /lib/modules
+  # Its control device is what would have it loaded, and udev what makes that.
+  modprobe loop
   ip link set lo up
   hostname hatch-vm
   ulimit -Hn 524288
