@@ -22,11 +22,14 @@ import { SecretStore } from './function/secret-store.ts';
 import { tryLockFile } from './sys/file-lock.ts';
 import { executeInOwnMounts, hasOwnMounts } from './sys/own-mounts.ts';
 import { BurstPins } from './image/burst-pins.ts';
+import { closeAllOnExec } from './sys/process.ts';
 import { startTelemetry, type Telemetry } from './telemetry/telemetry.ts';
 
 /** Runs until SIGINT or SIGTERM, then drains and leaves nothing behind. */
 export async function runHost(config: HostConfig): Promise<void> {
   enterOwnMountNamespace();
+  // Whoever started us may have left files open: they would reach booted instances.
+  closeAllOnExec();
   const log = pino({ name: 'hatch', level: config.logLevel }, pino.destination(2));
   await using opened = new AsyncDisposableStack();
   mkdirSync(config.stateDirectory, { recursive: true, mode: 0o700 });

@@ -17,6 +17,7 @@ const PR_SET_DUMPABLE = 4;
 const PR_GET_SECCOMP = 21;
 const PR_CAPBSET_READ = 23;
 const PR_CAPBSET_DROP = 24;
+const PR_GET_SECUREBITS = 27;
 const PR_SET_SECUREBITS = 28;
 const PR_SET_NO_NEW_PRIVS = 38;
 const PR_GET_NO_NEW_PRIVS = 39;
@@ -24,8 +25,13 @@ const PR_CAP_AMBIENT = 47;
 const PR_CAP_AMBIENT_CLEAR_ALL = 4;
 // NOROOT, NO_SETUID_FIXUP, NO_CAP_AMBIENT_RAISE, each with its lock, and KEEP_CAPS locked off.
 const SECUREBITS = 0b11101111;
+const NO_SETUID_FIXUP = 0b100;
+/** As an id: leave it as it is. */
+const unchanged = 0xffff_ffff;
 const LINUX_CAPABILITY_VERSION_3 = 0x20080522;
 const KEYCTL_JOIN_SESSION_KEYRING = 1;
+/** <linux/close_range.h> */
+const CLOSE_RANGE_CLOEXEC = 4;
 const SIG_BLOCK = 0;
 const SIG_SETMASK = 2;
 const SFD_CLOEXEC = 0o2000000;
@@ -91,6 +97,12 @@ const setresgidCall = syscall<[number, number, number]>(
 const setresuidCall = syscall<[number, number, number]>(
   'int setresuid(unsigned int r, unsigned int e, unsigned int s)',
 );
+/** libc's own changes all threads. */
+const setresuidOfThread = numberedSyscall<[number, number, number]>({
+  name: 'setresuid',
+  number: callNumber.setresuid,
+  parameters: 'unsigned int r, unsigned int e, unsigned int s',
+});
 const getrlimitCall = syscall<[number, Uint8Array]>(
   'int getrlimit(int resource, _Out_ uint8_t *limit)',
   (which) => `of resource ${which}`,
@@ -158,6 +170,26 @@ export function becomeUnprivileged(options: { uid: number; gid: number }): void 
 }
 
 /**
+ * What `act` makes belongs to this user; it keeps every capability. Of this thread alone, so `act`
+ * must not wait for anything. For root, and uses nothing that root cannot get back.
+ */
+export function withEffectiveUser<T>(uid: number, act: () => T): T {
+  const own = process.geteuid?.() ?? 0;
+  const bits = prctlCall(PR_GET_SECUREBITS, 0, 0, 0, 0);
+  prctlCall(PR_SET_SECUREBITS, bits | NO_SETUID_FIXUP, 0, 0, 0);
+  try {
+    setresuidOfThread(unchanged, uid, unchanged);
+    try {
+      return act();
+    } finally {
+      setresuidOfThread(unchanged, own, unchanged);
+    }
+  } finally {
+    prctlCall(PR_SET_SECUREBITS, bits, 0, 0, 0);
+  }
+}
+
+/**
  * Asks the kernel what this process may still do. The bounding set is read up to its first member:
  * 0 capabilities means that none is left.
  */
@@ -222,6 +254,11 @@ export function closeAllBut(keep: readonly number[]): void {
     if (fd >= first) first = fd + 1;
   }
   closeRangeCall(first, 0xffffffff, 0);
+}
+
+/** What is open now from descriptor 3 up is handed to no program that this process executes. */
+export function closeAllOnExec(): void {
+  closeRangeCall(3, 0xffffffff, CLOSE_RANGE_CLOEXEC);
 }
 
 /** Makes `to` a copy of `from`; the copy stays open across exec. */

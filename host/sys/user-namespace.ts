@@ -2,6 +2,7 @@
 import { openSync, writeFileSync } from 'node:fs';
 import { allocate, libraryFunction, syscall } from './libc.ts';
 import { namespaceFlag } from './namespace.ts';
+import { withEffectiveUser } from './process.ts';
 
 const CLONE_VM = 0x100;
 const CLONE_VFORK = 0x4000;
@@ -26,10 +27,16 @@ const stackTop = (stack.address + BigInt(stackBytes)) & ~15n;
  * close-on-exec. Only a new process can make one: this one borrows our memory instead of copying
  * it, does nothing but end, and may be given its maps, and be asked for its namespace, until it is
  * waited for. Any number of threads may run meanwhile.
+ *
+ * It belongs to the first of its ids. The kernel counts what a user may have (inotify instances,
+ * pending signals) for the owner of the namespace, too: were that root, one container could use up
+ * what the host and all others have.
  */
 export function makeUserNamespace(range: { firstHostId: number; count: number }): number {
   // No signal in the flags: libuv is not to hear of its end.
-  const pid = clone(exitEntry, stackTop, CLONE_VM | CLONE_VFORK | namespaceFlag.user, 0n);
+  const flags = CLONE_VM | CLONE_VFORK | namespaceFlag.user;
+  const owner = range.firstHostId;
+  const pid = withEffectiveUser(owner, () => clone(exitEntry, stackTop, flags, 0n));
   try {
     const map = `0 ${range.firstHostId} ${range.count}`;
     writeFileSync(`/proc/${pid}/uid_map`, map);

@@ -5,12 +5,16 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { digestOf } from '../../host/image/digest.ts';
+import { startHost, type TestHost } from '../support/host.ts';
+import { waitFor } from '../support/host-processes.ts';
+import { nameHost } from '../support/named-host.ts';
 import { tarOf } from '../support/unpack-bench.ts';
-import type { Check, Subject } from './check.ts';
+import type { Check } from './check.ts';
 import { deployBlob, deployLayer, type LayerEntry } from './hostile-layer.ts';
 
 const invalid = { code: 'image.invalid' };
 const zeros = 64 * 2 ** 20;
+const bigLayerBytes = 8 * 2 ** 20;
 
 export const imageChecks: readonly Check[] = [
   {
@@ -79,6 +83,7 @@ export const imageChecks: readonly Check[] = [
       await Promise.all(names.map((name) => deployLayer(host, name, entries)));
       assert.equal(layersOf(subject).length, before.length + 1);
       for (const name of names) assert.equal((await host.call(name)).json(), 'started');
+      await assertWholeAfterKill();
     },
   },
   {
@@ -97,11 +102,82 @@ export const imageChecks: readonly Check[] = [
       });
       assert.match(stdout, /\/function\/probe/);
       for (const layer of before) assert.ok(layersOf(subject).includes(layer), layer);
+      await assertKeptInUse();
     },
   },
 ];
 
-function layersOf({ host }: Pick<Subject, 'host'>): string[] {
+/** Killed while it unpacks a layer, a host has none of it afterwards, and then all of it. */
+async function assertWholeAfterKill(): Promise<void> {
+  const named = await nameHost({ parked: 0 });
+  let host = await startHost({ config: named.config });
+  try {
+    const files = Array.from({ length: 3000 }, (_, at) => ({
+      name: `srv/${at}`,
+      text: `${at}`.repeat(500),
+    }));
+    const before = layersOf({ host });
+    const counting = `exports.handler = () => {
+      const fs = require('node:fs');
+      const names = fs.readdirSync('/srv');
+      return names.filter((name) => fs.readFileSync('/srv/' + name, 'utf8') === name.repeat(500)).length;
+    };`;
+    const deploying = deployLayer(host, 'many', files, {}, counting).catch(() => undefined);
+    const unpacking = join(host.stateDirectory, 'images');
+    await waitFor('it unpacks', () =>
+      entriesBelow(unpacking).some((path) => /srv\/\d+$/.test(path)),
+    );
+    await host.kill();
+    await deploying;
+    host = await startHost({ config: host.config });
+    assert.deepEqual(layersOf({ host }), before);
+    await deployLayer(host, 'many', files, {}, counting);
+    assert.equal((await host.call('many')).json(), files.length);
+  } finally {
+    await host.stop();
+    await named.assertNothingLeft();
+  }
+}
+
+/** With room for a few layers, those of running functions stay, and go when they are given back. */
+async function assertKeptInUse(): Promise<void> {
+  const named = await nameHost({ parked: 0 });
+  let host = await startHost({ config: named.config });
+  try {
+    const { reply } = await host.client.askAny('image.ls', {});
+    await host.stop({ keepState: true });
+    const layerCacheBytes = reply.usedBytes + 3.5 * bigLayerBytes;
+    host = await startHost({ config: { ...host.config, layerCacheBytes } });
+    const big = (name: string) =>
+      deployLayer(host, name, [{ name: 'srv/big', text: name.padEnd(bigLayerBytes) }]);
+    const base = layersOf({ host });
+    await big('kept');
+    const [kept = ''] = layersOf({ host }).filter((layer) => !base.includes(layer));
+    const others = Array.from({ length: 5 }, (_, at) => `other-${at}`);
+    for (const name of others) {
+      const [reply] = await Promise.all([host.call('kept'), big(name)]);
+      assert.equal(reply.json(), 'started');
+      await host.client.ask('rm', { name });
+    }
+    assert.ok(layersOf({ host }).includes(kept));
+    assert.ok(layersOf({ host }).length < base.length + others.length, 'none was evicted');
+    await host.client.ask('rm', { name: 'kept' });
+    for (const name of others.map((other) => `${other}-again`)) {
+      await big(name);
+      await host.client.ask('rm', { name });
+    }
+    assert.ok(!layersOf({ host }).includes(kept), 'what nobody uses stays for good');
+  } finally {
+    await host.stop();
+    await named.assertNothingLeft();
+  }
+}
+
+function entriesBelow(directory: string): string[] {
+  return readdirSync(directory, { recursive: true, encoding: 'utf8' });
+}
+
+function layersOf({ host }: { host: Pick<TestHost, 'stateDirectory'> }): string[] {
   return readdirSync(join(host.stateDirectory, 'images/layers')).toSorted();
 }
 

@@ -1,11 +1,16 @@
 /** Checks 70 to 77: what the engine does at the edges of an instance's life. */
 import assert from 'node:assert/strict';
-import { readFileSync, readlinkSync, statSync } from 'node:fs';
+import { readFileSync, readdirSync, readlinkSync, statSync } from 'node:fs';
+import { controlApi } from '../../host/dispatch/control-api.ts';
 import type { RunResult, View } from '../functions/probe/handler.ts';
-import { enter, isAlive, processesOf } from '../support/containers.ts';
+import { enter, isAlive, processesOf, type Probe } from '../support/containers.ts';
 import { waitFor } from '../support/host-processes.ts';
 import type { Check, Subject } from './check.ts';
 import { deployLayer } from './hostile-layer.ts';
+
+/** Descriptors of the processes of an instance: none of them leads to a file of the host. */
+const documented =
+  /^((\/dev)?\/null|(socket|pipe):\[\d+\]|anon_inode:\[?(eventpoll|eventfd|signalfd|io_uring|inotify)\]?)$/;
 
 const refusedDeploy = { code: 'deploy.invalid' };
 
@@ -112,6 +117,8 @@ export const lifecycleChecks: readonly Check[] = [
       const { stdout } = await probe.ask<RunResult>({ do: 'run', command: ['ls', '/dev'] });
       const names = 'fd full null random shm stderr stdin stdout tty urandom zero';
       assert.deepEqual(stdout.trim().split('\n').toSorted(), names.split(' '));
+      await assertDevices(probe);
+      await assertPlacesInOrder(probe);
       // The host has more of both.
       assert.match(readFileSync('/proc/self/mounts', 'utf8'), / (sysfs|devpts|cgroup2?) /);
     },
@@ -120,9 +127,23 @@ export const lifecycleChecks: readonly Check[] = [
     number: 75,
     what: 'no process enters an instance that is paused, or with rights it has not',
     cannotApply: 'nothing is executed in an instance from outside: control knows no such request',
-    run: async ({ host }) => {
-      const subject = 'hatch.ctl.exec';
-      await assert.rejects(host.connection.request(subject, '{}', { timeout: 500 }));
+    run: async ({ host, probe }) => {
+      for (const verb of ['exec', 'enter', 'attach', 'run']) {
+        assert.ok(!Object.hasOwn(controlApi, verb));
+        await assert.rejects(host.connection.request(`hatch.ctl.${verb}`, '{}', { timeout: 500 }));
+      }
+      // What it executes itself is given no descriptor, and it holds none but the documented.
+      const command = ['sh', '-c', 'ls /proc/self/fd'];
+      const { stdout } = await probe.ask<RunResult>({ do: 'run', command });
+      // The last one is of the directory that is listed.
+      assert.equal(stdout.trim(), '0\n1\n2\n3');
+      for (const pid of [probe.initPid, probe.functionPid]) {
+        const links = readdirSync(`/proc/${pid}/fd`).map((fd) =>
+          readlinkSync(`/proc/${pid}/fd/${fd}`),
+        );
+        const other = links.filter((link) => !documented.test(link));
+        assert.deepEqual(other, [], String(pid));
+      }
     },
   },
   {
@@ -177,6 +198,48 @@ export const lifecycleChecks: readonly Check[] = [
     },
   },
 ];
+
+/** Those of the usual numbers only; the links lead to descriptors of who follows them. */
+async function assertDevices(probe: Probe): Promise<void> {
+  const names = ['full', 'null', 'random', 'tty', 'urandom', 'zero'];
+  const format = ['stat', '-c', '%n %F %t:%T %a', ...names.map((name) => `/dev/${name}`)];
+  const devices = await probe.ask<RunResult>({ do: 'run', command: format });
+  const numbers = ['1:7', '1:3', '1:8', '5:0', '1:9', '1:5'];
+  const expected = names.map(
+    (name, at) => `/dev/${name} character special file ${numbers[at]} 666`,
+  );
+  assert.deepEqual(devices.stdout.trim().split('\n'), expected, devices.stderr);
+  const links = await probe.evaluate(() => {
+    const { readlinkSync: read } = process.getBuiltinModule('node:fs');
+    return ['fd', 'stdin', 'stdout', 'stderr'].map((name) => read(`/dev/${name}`));
+  });
+  assert.deepEqual(
+    links,
+    ['fd', 'fd/0', 'fd/1', 'fd/2'].map((tail) => `/proc/self/${tail}`),
+  );
+}
+
+/** No mount lies under another one, none follows the host's, and what is read-only is all over. */
+async function assertPlacesInOrder(probe: Probe): Promise<void> {
+  const text = await probe.ask<string>({ do: 'read', path: '/proc/self/mountinfo' });
+  const mounts = text
+    .trim()
+    .split('\n')
+    .map((line) => line.split(' '))
+    .map(([id = '', parent = '', , , point = '', , ...tags]) => ({ id, parent, point, tags }));
+  for (const { parent, point, tags } of mounts) {
+    assert.equal(tags[0], '-', `${point} propagates: ${tags[0]}`);
+    const below = mounts.find(({ id }) => id === parent)?.point;
+    if (point !== '/') assert.ok(below !== undefined && point.startsWith(below), point);
+  }
+  for (const path of ['/tmp', '/dev/shm']) {
+    const { uid, mode } = await probe.ask<{ uid: number; mode: number }>({ do: 'stat', path });
+    // Of the host's root, whom nobody inside is.
+    assert.deepEqual([uid, (mode & 0o7777).toString(8)], [65_534, '1777'], path);
+  }
+  for (const path of ['/proc/sys/kernel/hostname', '/dev/x', '/proc/x'])
+    await assert.rejects(probe.ask({ do: 'write', path, text: 'x' }), /EROFS|EACCES|EPERM|ENOENT/);
+}
 
 /** The host holds PID 1 of each instance by a descriptor of the process, not by its number. */
 function assertHeldByDescriptor({ host, probe }: Subject): void {

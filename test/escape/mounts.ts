@@ -52,11 +52,18 @@ export const mountChecks: readonly Check[] = [
   {
     number: 14,
     what: 'options of a file system cannot even be written, however long (CVE-2022-0185)',
-    run: (subject) =>
-      assertRefused(subject, [
+    async run(subject) {
+      await assertRefused(subject, [
         ['fsopen', nowhere, 0],
         ['fsconfig', -1, 1, nowhere, nowhere, 0],
-      ]),
+      ]);
+      const { probe, program } = subject;
+      assert.equal(await probe.run('long-options'), 'fsopen: EPERM');
+      // Nor with all rights inside and no filter; only root of the host comes to the file system.
+      const command = ['/function/probe', 'long-options'];
+      assert.equal(enterOk(probe.functionPid, containerRoot, command), 'fsopen: EPERM');
+      assert.match(outside([program, 'long-options']).stdout, /^fsconfig: /);
+    },
   },
   {
     number: 15,

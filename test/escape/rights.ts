@@ -12,6 +12,7 @@ import {
   assertRefused,
   callsInside,
   callsOutside,
+  outside,
   type Call,
   type Check,
 } from './check.ts';
@@ -174,6 +175,14 @@ export const rightsChecks: readonly Check[] = [
         await callsInside(subject.probe, [['prctl', PR_GET_SECUREBITS]]),
       );
       assert.equal(bits, 'ok');
+      const { program, probe } = subject;
+      const attempts = 'raise-capabilities';
+      assert.equal(await probe.run(attempts), 'EPERM EPERM EPERM EPERM EPERM');
+      // A process of this user outside the filter can't either: the sets that it could raise from
+      // are empty. Root of the host sets what it likes.
+      const dropped = asUser(uidBaseOf(probe.functionPid), [program, attempts]).stdout;
+      assert.match(dropped, /^EPERM EPERM EPERM EPERM /);
+      assert.match(outside([program, attempts]).stdout, /ok/);
       const expected = subject.path === 'booted' ? securebits & ~ambientBits : securebits;
       assert.equal(await subject.probe.run('securebits'), String(expected));
     },

@@ -1,8 +1,9 @@
 /** Checks 47 to 54: what a fork hands down. */
 import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
 import { closeSync, openSync, readFileSync, readSync } from 'node:fs';
 import type { Secrets } from '../functions/probe/handler.ts';
-import { isAlive, oomScoreOf } from '../support/containers.ts';
+import { isAlive, oomScoreOf, type Probe } from '../support/containers.ts';
 import { zygotePid } from '../support/host-processes.ts';
 import type { Check, Subject } from './check.ts';
 
@@ -10,6 +11,18 @@ const startsAfter = 20;
 const SIGUSR1 = 10;
 const SIGPIPE = 13;
 const SIGXFSZ = 25;
+
+const randomKinds = [
+  'uuid',
+  'bytes',
+  'number',
+  'keyFingerprint',
+  'symmetricKey',
+  'webBytes',
+  'webKey',
+  'temporaryName',
+  'hostname',
+] as const;
 
 export const zygoteChecks: readonly Check[] = [
   {
@@ -19,8 +32,7 @@ export const zygoteChecks: readonly Check[] = [
       const [one, other] = await Promise.all(
         [probe, sibling].map((each) => each.ask<Secrets>({ do: 'secrets' })),
       );
-      for (const kind of ['uuid', 'bytes', 'number', 'keyFingerprint', 'hostname'] as const)
-        assert.notEqual(one?.[kind], other?.[kind], kind);
+      for (const kind of randomKinds) assert.notEqual(one?.[kind], other?.[kind], kind);
       // Their process ids are equal, which OpenSSL tells a fork by.
       if (one?.pid === 2) assert.equal(other?.pid, 2);
     },
@@ -52,20 +64,30 @@ export const zygoteChecks: readonly Check[] = [
   {
     number: 49,
     what: "environment, arguments and globals hold nothing of the host's",
-    async run({ probe, host, secret }) {
-      const texts = await probe.evaluate(() => {
+    async run({ host, start, secret }) {
+      const other = await startTold(start);
+      const probe = await start();
+      const words = [...wordsOfHost({ host, secret }), other.word];
+      const found = await probe.evaluate((encoded) => {
         const { inspect } = process.getBuiltinModule('node:util');
         const fs = process.getBuiltinModule('node:fs');
         const files = ['cmdline', 'mountinfo', 'cgroup', 'status', 'limits'];
         const read = files.map((name) => fs.readFileSync(`/proc/self/${name}`, 'utf8'));
-        const { env, argv, execArgv, config, versions } = process;
-        const all = { env, argv, execArgv, config, versions, globals: { ...globalThis } };
-        return [...read, inspect(all, { depth: 8, showHidden: true })];
-      });
+        const { env, argv, execArgv, config, versions, title } = process;
+        const modules = Reflect.get(process.getBuiltinModule('node:module'), '_cache') as object;
+        // Those that are not enumerable, too.
+        const names = Object.getOwnPropertyNames(globalThis);
+        const globals = names.map((name) => [name, Reflect.get(globalThis, name)]);
+        const all = { env, argv, execArgv, config, versions, title, modules, globals };
+        const text = inspect(all, { depth: 8, showHidden: true, maxArrayLength: null });
+        const sought = encoded.map((word) => Buffer.from(word, 'base64').toString());
+        return sought.filter((word) => [...read, text].some((one) => one.includes(word)));
+      }, words.map(encode));
+      assert.deepEqual(found, []);
       // The function is not allowed to read what it was executed with.
       const environ = readFileSync(`/proc/${probe.functionPid}/environ`, 'latin1');
-      for (const text of [...texts, environ])
-        for (const word of wordsOfHost({ host, secret })) assert.ok(!text.includes(word), word);
+      for (const word of words) assert.ok(!environ.includes(word), word);
+      assert.ok(await other.probe.evaluate((word) => process.env['TOLD'] === word, other.word));
       assert.ok(readFileSync(`/proc/${host.pid}/environ`, 'latin1').includes(secret));
     },
   },
@@ -73,12 +95,20 @@ export const zygoteChecks: readonly Check[] = [
     number: 50,
     what: "no memory of the host's is in an instance: its environment, its token",
     async run({ start, host, secret }) {
+      const other = await startTold(start);
       // One that no test has told the words.
       const probe = await start();
-      const words = wordsOfHost({ host, secret });
+      const ofHost = wordsOfHost({ host, secret });
+      const words = [...ofHost, other.word];
       for (const pid of [probe.functionPid, probe.initPid])
         assert.deepEqual(wordsInMemory(pid, words), []);
-      assert.deepEqual(wordsInMemory(host.pid, words), words);
+      assert.deepEqual(wordsInMemory(host.pid, ofHost), ofHost);
+      assert.deepEqual(wordsInMemory(other.probe.functionPid, [other.word]), [other.word]);
+      // The function itself cannot even look at its memory, but for what V8 tells of it.
+      await assert.rejects(probe.ask({ do: 'read', path: '/proc/self/mem' }), /EACCES|EIO/);
+      assert.deepEqual(await probe.evaluate(wordsInHeap, words.map(encode)), []);
+      const own = encode('hatch-heap-own');
+      assert.deepEqual(await probe.evaluate(wordsInHeap, [own]), [own]);
     },
   },
   {
@@ -160,18 +190,43 @@ export const zygoteChecks: readonly Check[] = [
   },
 ];
 
+/** An instance with a word of its own in its environment and its memory, from the call's payload. */
+async function startTold(start: Subject['start']): Promise<{ probe: Probe; word: string }> {
+  const word = `hatch-told-${randomUUID()}`;
+  const probe = await start({ env: { TOLD: word } });
+  await probe.evaluate((told) => Object.hasOwn(Object.assign(globalThis, { told }), 'told'), word);
+  return { probe, word };
+}
+
+function encode(word: string): string {
+  return Buffer.from(word).toString('base64');
+}
+
+/**
+ * Which of the words the strings in V8's heap have, as V8 tells it: run inside. The words come in
+ * base64, and are bytes outside the heap once decoded: else they would be found for being sought.
+ */
+async function wordsInHeap(encoded: readonly string[]): Promise<string[]> {
+  Object.assign(globalThis, { kept: ['hatch', 'heap', 'own'].join('-') });
+  const { getHeapSnapshot } = process.getBuiltinModule('node:v8');
+  const chunks: Buffer[] = [];
+  for await (const chunk of getHeapSnapshot()) chunks.push(Buffer.from(chunk));
+  const snapshot = Buffer.concat(chunks);
+  return encoded.filter((each) => snapshot.includes(Buffer.from(each, 'base64')));
+}
+
 function wordsOfHost({ host, secret }: Pick<Subject, 'host' | 'secret'>): string[] {
   return [secret, host.stateDirectory, ...(host.token === undefined ? [] : [host.token])];
 }
 
-/** Which of the words are in the writable memory of a process. */
+/** Which of the words are in the memory of a process. */
 function wordsInMemory(pid: number, words: readonly string[]): string[] {
   const found = new Set<string>();
   const maps = readFileSync(`/proc/${pid}/maps`, 'utf8').trim().split('\n');
   const memory = openSync(`/proc/${pid}/mem`, 'r');
   for (const line of maps) {
     const [range = '', mode = '', , , , name = ''] = line.split(/\s+/);
-    if (!mode.startsWith('rw') || name.startsWith('[v')) continue;
+    if (!mode.startsWith('r') || name.startsWith('[v')) continue;
     const [start = 0, end = 0] = range.split('-').map((hex) => Number.parseInt(hex, 16));
     for (let at = start; at < end; at += chunkBytes)
       for (const word of wordsAt({ memory, at, end }, words)) found.add(word);

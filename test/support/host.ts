@@ -134,7 +134,8 @@ export class TestHost {
     };
     if (config.baseImageDirectory === undefined) await seedLayers(stateDirectory);
     const child = spawn(process.execPath, [commandLine, 'up', ...flagsOf(config)], {
-      stdio: ['ignore', 'pipe', 'pipe'],
+      // Descriptors that whoever starts a host may have open: none of them may reach a function.
+      stdio: ['ignore', 'pipe', 'pipe', ...Array.from({ length: 24 }, () => 'ignore' as const)],
       env: { ...hostEnvironment(), ...options.environment },
     });
     await once(child, 'spawn');

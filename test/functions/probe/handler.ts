@@ -1,7 +1,22 @@
 /** Does on request what a curious or hostile function would do, and tells what it saw. */
 import { spawn, spawnSync } from 'node:child_process';
-import { createHash, generateKeyPairSync, randomBytes, randomUUID } from 'node:crypto';
-import { readFileSync, readdirSync, readlinkSync, statSync, writeFileSync } from 'node:fs';
+import {
+  createHash,
+  generateKeyPairSync,
+  generateKeySync,
+  randomBytes,
+  randomUUID,
+  webcrypto,
+} from 'node:crypto';
+import {
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  readlinkSync,
+  rmdirSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { connect, createServer } from 'node:net';
 import { hostname, networkInterfaces } from 'node:os';
 import { runInThisContext } from 'node:vm';
@@ -58,6 +73,10 @@ export interface Secrets {
   bytes: string;
   number: number;
   keyFingerprint: string;
+  symmetricKey: string;
+  webBytes: string;
+  webKey: string;
+  temporaryName: string;
   hostname: string;
   pid: number;
   pids: number[];
@@ -69,7 +88,7 @@ export const handler: Handler<ProbeRequest> = async (request) => {
     case 'view':
       return view();
     case 'secrets':
-      return secrets();
+      return await secrets();
     case 'read':
       return readFileSync(request.path, 'utf8');
     case 'write':
@@ -145,14 +164,22 @@ function namespaces(): Record<string, string> {
   return Object.fromEntries(kinds.map((kind) => [kind, readlinkSync(`/proc/self/ns/${kind}`)]));
 }
 
-function secrets(): Secrets {
+async function secrets(): Promise<Secrets> {
   const { publicKey } = generateKeyPairSync('ec', { namedCurve: 'prime256v1' });
   const key = publicKey.export({ type: 'spki', format: 'der' });
+  const { subtle } = webcrypto;
+  const webKey = await subtle.generateKey({ name: 'HMAC', hash: 'SHA-256' }, true, ['sign']);
+  const temporary = mkdtempSync('/tmp/x');
+  rmdirSync(temporary);
   return {
     uuid: randomUUID(),
     bytes: randomBytes(16).toString('hex'),
     number: Math.random(),
     keyFingerprint: createHash('sha256').update(key).digest('hex'),
+    symmetricKey: generateKeySync('aes', { length: 256 }).export().toString('hex'),
+    webBytes: Buffer.from(webcrypto.getRandomValues(new Uint8Array(16))).toString('hex'),
+    webKey: Buffer.from(await subtle.exportKey('raw', webKey)).toString('hex'),
+    temporaryName: temporary,
     hostname: hostname(),
     pid: process.pid,
     pids: pidsInProc(),

@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <mqueue.h>
 #include <poll.h>
 #include <sched.h>
@@ -11,11 +12,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/shm.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -152,6 +155,73 @@ static int take_memory(Arguments a) {
   if (memory == MAP_FAILED) fail("mmap");
   for (size_t at = 0; at < size; at += 4096) memory[at] = 1;
   printf("taken\n");
+  return 0;
+}
+
+/* Writes without waiting until the other end takes no more. */
+static void fill(int fd) {
+  static char bytes[4096];
+  fcntl(fd, F_SETFL, O_NONBLOCK);
+  while (write(fd, bytes, sizeof bytes) > 0) {}
+}
+
+/* Events of a file that nobody reads: opened and closed in turns, so that none is merged. */
+static int queue_events(int fd) {
+  const char *path = "/tmp/hatch-events";
+  close(open(path, O_CREAT | O_WRONLY, 0600));
+  if (inotify_add_watch(fd, path, IN_OPEN | IN_CLOSE) < 0) return -1;
+  for (int i = 0; i < 8000; i++) close(open(path, O_RDONLY));
+  return 0;
+}
+
+static int take_one(const char *kind) {
+  int ends[2];
+  if (kind[0] == 'i') return inotify_init1(0) < 0 ? -1 : 0;
+  if (kind[0] == 'e') return (ends[0] = inotify_init1(0)) < 0 ? -1 : queue_events(ends[0]);
+  if (kind[0] == 'p' ? pipe(ends) : socketpair(AF_UNIX, SOCK_STREAM, 0, ends)) return -1;
+  fill(ends[1]);
+  return 0;
+}
+
+/* KIND COUNT: takes so many full "pipes", "sockets", queues of "events" or empty "inotify"s, as far
+ * as it goes, and leaves a child that holds them. */
+static int take(Arguments a) {
+  int taken = 0, told = 0;
+  while (taken < atoi(a[1]) && !told)
+    if (take_one(a[0]) < 0) told = errno;
+    else taken++;
+  printf("{\"taken\":%d,\"told\":\"%s\"}\n", taken, told ? strerrorname_np(told) : "");
+  fflush(stdout);
+  if (fork()) return 0;
+  for (int fd = 0; fd < 3; fd++) close(fd);
+  for (;;) pause();
+}
+
+/* Options of a file system longer than a page, as CVE-2022-0185 needs them: how far it comes. */
+static int long_options(Arguments a) {
+  (void)a;
+  static char value[256];
+  memset(value, 'A', sizeof value - 1);
+  int fd = syscall(SYS_fsopen, "tmpfs", 0);
+  if (fd < 0) return printf("fsopen: %s\n", strerrorname_np(errno)) < 0;
+  for (int i = 0; i < 100; i++) syscall(SYS_fsconfig, fd, 1 /* SET_STRING */, "\0", value, 0);
+  return printf("fsconfig: %s\n", strerrorname_np(errno)) < 0;
+}
+
+/* What would give it back a capability: raised as ambient, put into its sets. */
+static int raise_capabilities(Arguments a) {
+  (void)a;
+  unsigned header[2] = {0x20080522, 0}, all[6] = {~0u, ~0u, ~0u, 0x1ff, 0x1ff, 0x1ff};
+  unsigned one[6] = {1u << CAP_SYS_ADMIN, 1u << CAP_SYS_ADMIN, 1u << CAP_SYS_ADMIN};
+  long results[] = {
+      prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_SYS_ADMIN, 0, 0) ? errno : 0,
+      syscall(SYS_capset, header, all) ? errno : 0,
+      syscall(SYS_capset, header, one) ? errno : 0,
+      prctl(PR_SET_SECUREBITS, 0) ? errno : 0,
+      prctl(PR_SET_KEEPCAPS, 1) ? errno : 0,
+  };
+  for (size_t i = 0; i < sizeof results / sizeof *results; i++)
+    printf("%s%s", i ? " " : "", results[i] ? strerrorname_np((int)results[i]) : "ok");
   return 0;
 }
 
@@ -310,7 +380,8 @@ static const struct {
     {"fork-bomb", 1, fork_bomb},     {"take-memory", 1, take_memory}, {"spin", 1, spin},
     {"identity", 0, identity},       {"bind-into", 3, bind_into},   {"owner-of", 1, owner_of},
     {"watch-exits", 0, watch_exits}, {"calls", 0, calls},         {"set-attribute", 2, set_attribute},
-    {"securebits", 0, securebits},
+    {"securebits", 0, securebits},   {"take", 2, take},           {"long-options", 0, long_options},
+    {"raise-capabilities", 0, raise_capabilities},
 };
 
 int main(int count, char **arguments) {
