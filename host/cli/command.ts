@@ -37,6 +37,8 @@ export interface CommandContext {
   /** Connects once; the connection is closed when the command has ended. */
   connect: () => Promise<NatsConnection>;
   client: () => Promise<ControlClient>;
+  /** For whom the client speaks; undefined for all tenants. */
+  tenant: string | undefined;
   /** Aborted by Ctrl-C: what runs without end ends then. */
   signal: AbortSignal;
 }

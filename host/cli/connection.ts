@@ -3,9 +3,10 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { NatsConnection } from '@nats-io/nats-core';
 import { z } from 'zod';
-import { messageOf } from '../base/errors.ts';
+import { HatchError, messageOf } from '../base/errors.ts';
 import { connectNats, type NatsAccess } from '../dispatch/nats-access.ts';
 import { natsCredentialsFileName } from '../dispatch/nats-server.ts';
+import { functionNamePattern } from '../function/manifest.ts';
 import { text } from './command.ts';
 import type { CommandOption, OptionValues } from './command.ts';
 
@@ -20,6 +21,7 @@ export const connectionOptions: Record<string, CommandOption> = {
   'tls-cert': option('FILE', 'a certificate to show to it (HATCH_NATS_TLS_CERT_FILE)'),
   'tls-key': option('FILE', 'the key of that certificate (HATCH_NATS_TLS_KEY_FILE)'),
   'inbox-prefix': option('PREFIX', 'where to receive replies (HATCH_NATS_INBOX_PREFIX)'),
+  tenant: option('NAME', 'to deploy and set secrets for this one only (HATCH_TENANT)'),
   state: option('DIR', 'state directory of the host on this machine (HATCH_STATE_DIRECTORY)'),
 };
 
@@ -59,6 +61,14 @@ export async function findTarget(
   } catch (error) {
     return { ...target, url: urlDefault, notice: noticeOf(file, error) };
   }
+}
+
+/** @throws HatchError `request.invalid` when it cannot be the name of a tenant */
+export function tenantOf(values: OptionValues, environment: NodeJS.ProcessEnv): string | undefined {
+  const tenant = text(values, 'tenant') ?? nonEmpty(environment['HATCH_TENANT']);
+  if (tenant === undefined || functionNamePattern.test(tenant)) return tenant;
+  const message = `Cannot speak for tenant "${tenant}": its name must be of a-z, 0-9 and -`;
+  throw new HatchError('request.invalid', message);
 }
 
 /** @throws HatchError `host.nats_unavailable` or `request.forbidden` that says what to do */

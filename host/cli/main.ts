@@ -6,7 +6,7 @@ import { ControlClient } from '../dispatch/control-client.ts';
 import { flag, UsageError } from './command.ts';
 import type { Command, CommandContext, CommandOption, OptionValues } from './command.ts';
 import { commands } from './commands.ts';
-import { connectionOptions, connectTo, findTarget } from './connection.ts';
+import { connectionOptions, connectTo, findTarget, tenantOf } from './connection.ts';
 import { commandHelp, listHelp } from './help.ts';
 import { nearest } from './nearest.ts';
 import { Output } from './output.ts';
@@ -81,14 +81,16 @@ function contextOf(options: {
     return await output.progress(`Connecting to ${target.url}`, connectTo(target));
   };
   const connect = () => (connection ??= connectOnce());
+  const tenant = tenantOf(values, environment);
   return {
     positionals,
     values,
     environment,
+    tenant,
     output,
     signal,
     connect,
-    client: async () => new ControlClient(await connect()),
+    client: async () => new ControlClient(await connect(), { tenant }),
     close: async () => {
       const opened = await connection?.catch(() => undefined);
       await opened?.close();

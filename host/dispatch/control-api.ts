@@ -1,6 +1,6 @@
 /**
  * Everything that can be asked of the hosts besides calling functions: the subject is
- * `hatch.ctl.<verb>`, request and reply are JSON. Host and command line share this table, so they
+ * `hatch.ctl.<verb>`, or `hatch.tenant.<tenant>.<verb>` for who may not speak for all; request and reply are JSON. Host and command line share this table, so they
  * cannot disagree; each checks what it receives.
  */
 import { z } from 'zod';
@@ -162,6 +162,7 @@ export const controlApi = {
       secrets: z.array(
         z.object({
           name: z.string(),
+          tenant: z.string(),
           setAtMs: z.number(),
           keyId: z.string(),
           usedBy: z.array(z.string()),
@@ -209,6 +210,29 @@ export type AllVerb = Exclude<ControlVerb, OneVerb>;
 
 export type Check = z.output<typeof checkSchema>;
 
-export const controlSubjectPrefix = 'hatch.ctl.';
+/** Whom a request speaks for: the tenant of its subject, or every one. */
+export interface ControlScope {
+  tenant: string | undefined;
+}
+
+/** What a tenant's deployer may ask, for functions and secrets of that tenant only. */
+export const tenantVerbs: ReadonlySet<ControlVerb> = new Set<ControlVerb>([
+  'versions',
+  'deploy',
+  'rm',
+  'rollback',
+  'alias',
+  'secret.key',
+  'secret.ls',
+  'secret.set',
+  'secret.rm',
+]);
+
+/** NATS permissions are by subject, so the tenant is in it; `*` is any. */
+export function controlSubjectOf(verb: ControlVerb, { tenant }: ControlScope): string {
+  const isScoped = tenant !== undefined && tenantVerbs.has(verb);
+  return isScoped ? `hatch.tenant.${tenant}.${verb}` : `hatch.ctl.${verb}`;
+}
+
 /** Header of an answer: the host it is from. */
 export const hostHeader = 'Hatch-Host';

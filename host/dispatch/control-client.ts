@@ -5,7 +5,7 @@ import { z } from 'zod';
 import { errorCodes, HatchError } from '../base/errors.ts';
 import type { ErrorCode } from '../base/errors.ts';
 import { natsRefusal } from '../function/nats-refusal.ts';
-import { controlApi, controlSubjectPrefix, hostHeader } from './control-api.ts';
+import { controlApi, controlSubjectOf, hostHeader } from './control-api.ts';
 import type { AllVerb, ControlReply, ControlRequest, ControlVerb, OneVerb } from './control-api.ts';
 
 /** What one of several hosts answered. */
@@ -15,9 +15,12 @@ export type HostAnswer<V extends ControlVerb> =
 
 export class ControlClient {
   readonly #connection: NatsConnection;
+  readonly #tenant: string | undefined;
 
-  constructor(connection: NatsConnection) {
+  /** @param options.tenant to speak for that one only */
+  constructor(connection: NatsConnection, { tenant }: { tenant?: string | undefined } = {}) {
     this.#connection = connection;
+    this.#tenant = tenant;
   }
 
   /** @throws HatchError what the host answered, or `host.nats_unavailable` when there is no host */
@@ -72,7 +75,7 @@ export class ControlClient {
     let quiet: NodeJS.Timeout | undefined;
     try {
       const answers = await this.#connection.requestMany(
-        controlSubjectPrefix + verb,
+        controlSubjectOf(verb, { tenant: this.#tenant }),
         JSON.stringify(request),
         { strategy: 'timer', maxWait: timeoutMs },
       );

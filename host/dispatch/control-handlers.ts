@@ -4,11 +4,12 @@ import { HatchError } from '../base/errors.ts';
 import type { Machine } from '../function/limit-fields.ts';
 import { parseManifest, refuseBeyondMachine } from '../function/manifest.ts';
 import type { FunctionRegistry } from '../function/registry.ts';
+import { secretIdOf } from '../function/secret-box.ts';
 import type { SecretStore } from '../function/secret-store.ts';
 import type { LayerStore, StoredImage } from '../image/layer-store.ts';
 import { burstHandlers } from './burst-handlers.ts';
 import type { BurstParts } from './burst-handlers.ts';
-import type { Check, ControlAnswer } from './control-api.ts';
+import type { Check, ControlAnswer, ControlScope } from './control-api.ts';
 import type { ControlHandlers } from './control.ts';
 import { deploy } from './deploy.ts';
 import type { DeployParts } from './deploy.ts';
@@ -41,6 +42,7 @@ export interface ControlParts
 
 export function controlHandlers(parts: ControlParts): ControlHandlers {
   return {
+    ...listHandlers(parts),
     ...functionHandlers(parts),
     ...secretHandlers(parts),
     ...hostHandlers(parts),
@@ -54,8 +56,52 @@ const logBytesMax = 512 * 1024;
 
 function functionHandlers(
   parts: ControlParts,
-): Pick<ControlHandlers, 'ls' | 'versions' | 'deploy' | 'rm' | 'rollback' | 'alias'> {
+): Pick<ControlHandlers, 'deploy' | 'rm' | 'rollback' | 'alias'> {
   const { registry } = parts;
+  const refuseForeign = foreignGuard(registry);
+  return {
+    deploy: async (request, scope) => {
+      const manifest = parseManifest(request.manifest);
+      const { name, tenant } = manifest;
+      if (tenant !== (scope.tenant ?? tenant)) throw forbidden(name, scope);
+      await refuseForeign(name, scope);
+      refuseBeyondMachine(manifest, parts.machine);
+      await parts.secrets.require(
+        manifest.secrets.map((secret) => secretIdOf({ tenant, name: secret.name })),
+      );
+      const done = await deploy(parts, { ...request, manifest });
+      const { version, previousVersion, startRecord } = done;
+      const previous = previousVersion === undefined ? {} : { previousVersion };
+      const layerBytes = version.layer.sizeBytes;
+      return {
+        name,
+        version: version.version,
+        ...previous,
+        layerBytes,
+        startRecord,
+      };
+    },
+    rm: async ({ name }, scope) => {
+      await refuseForeign(name, scope);
+      await registry.remove(name);
+      return {};
+    },
+    rollback: async ({ name, to }, scope) => {
+      await refuseForeign(name, scope);
+      const before = await registry.read(name);
+      const { latest } = await registry.rollback(name, to);
+      return { from: before?.latest ?? latest, latest };
+    },
+    alias: async ({ name, alias, version }, scope) => {
+      await refuseForeign(name, scope);
+      const { aliases } = await registry.setAlias(name, alias, version);
+      return { aliases };
+    },
+  };
+}
+
+function listHandlers({ registry }: ControlParts): Pick<ControlHandlers, 'ls' | 'versions'> {
+  const refuseForeign = foreignGuard(registry);
   return {
     ls: async () => {
       const states = await registry.list();
@@ -66,7 +112,8 @@ function functionHandlers(
         }),
       };
     },
-    versions: async ({ name }) => {
+    versions: async ({ name }, scope) => {
+      await refuseForeign(name, scope);
       const [versions, state] = await Promise.all([registry.versions(name), registry.read(name)]);
       const aliases = Object.entries(state?.aliases ?? {});
       return {
@@ -80,36 +127,25 @@ function functionHandlers(
         })),
       };
     },
-    deploy: async (request) => {
-      const manifest = parseManifest(request.manifest);
-      refuseBeyondMachine(manifest, parts.machine);
-      await parts.secrets.require(manifest.secrets.map((secret) => secret.name));
-      const done = await deploy(parts, { ...request, manifest });
-      const { version, previousVersion, startRecord } = done;
-      const previous = previousVersion === undefined ? {} : { previousVersion };
-      const layerBytes = version.layer.sizeBytes;
-      return {
-        name: manifest.name,
-        version: version.version,
-        ...previous,
-        layerBytes,
-        startRecord,
-      };
-    },
-    rm: async ({ name }) => {
-      await registry.remove(name);
-      return {};
-    },
-    rollback: async ({ name, to }) => {
-      const before = await registry.read(name);
-      const { latest } = await registry.rollback(name, to);
-      return { from: before?.latest ?? latest, latest };
-    },
-    alias: async ({ name, alias, version }) => {
-      const { aliases } = await registry.setAlias(name, alias, version);
-      return { aliases };
-    },
   };
+}
+
+/** A function is of the tenant of its versions: names are there for all tenants together. */
+function foreignGuard(registry: ControlParts['registry']) {
+  return async (name: string, scope: ControlScope): Promise<void> => {
+    if (scope.tenant === undefined || (await registry.read(name)) === undefined) return;
+    const versions = await registry.versions(name);
+    const isForeign = versions.some(({ manifest }) => manifest.tenant !== scope.tenant);
+    if (isForeign) throw forbidden(name, scope);
+  };
+}
+
+function forbidden(name: string, { tenant }: ControlScope): HatchError {
+  return new HatchError(
+    'request.forbidden',
+    `Cannot do this to function "${name}" for tenant "${tenant}": it is another tenant's; ` +
+      `set "tenant": "${tenant}" in function.json, or take another name`,
+  );
 }
 
 function hostHandlers({

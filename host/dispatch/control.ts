@@ -3,14 +3,17 @@ import { headers, nuid } from '@nats-io/nats-core';
 import type { Msg, MsgHdrs, NatsConnection, Subscription } from '@nats-io/nats-core';
 import { z } from 'zod';
 import { HatchError, toHatchError } from '../base/errors.ts';
-import { controlApi, controlSubjectPrefix, hostHeader } from './control-api.ts';
-import type { ControlAnswer, ControlRequest, ControlVerb } from './control-api.ts';
+import { controlApi, controlSubjectOf, hostHeader, tenantVerbs } from './control-api.ts';
+import type { ControlAnswer, ControlRequest, ControlScope, ControlVerb } from './control-api.ts';
 import { queueGroup } from './dispatcher.ts';
 import type { DispatchLog } from './dispatcher.ts';
 import { errorEnvelope, setErrorHeaders } from './reply.ts';
 
 export type ControlHandlers = {
-  [V in ControlVerb]: (request: ControlRequest<V>) => Promise<ControlAnswer<V>> | ControlAnswer<V>;
+  [V in ControlVerb]: (
+    request: ControlRequest<V>,
+    scope: ControlScope,
+  ) => Promise<ControlAnswer<V>> | ControlAnswer<V>;
 };
 
 export interface ControlServerOptions {
@@ -33,7 +36,10 @@ export class ControlServer {
 
   start(): void {
     const verbs = Object.keys(controlApi) as ControlVerb[];
-    this.#subscriptions = verbs.map((verb) => this.#subscribe(verb));
+    this.#subscriptions = [
+      ...verbs.map((verb) => this.#subscribe(verb, undefined)),
+      ...verbs.filter((verb) => tenantVerbs.has(verb)).map((verb) => this.#subscribe(verb, '*')),
+    ];
   }
 
   /** Takes no new requests and waits for those under way. */
@@ -43,27 +49,26 @@ export class ControlServer {
     if (!this.#options.connection.isClosed()) await this.#options.connection.flush();
   }
 
-  #subscribe<V extends ControlVerb>(verb: V): Subscription {
+  #subscribe<V extends ControlVerb>(verb: V, tenant: '*' | undefined): Subscription {
     const { connection, handlers, log } = this.#options;
     const group = controlApi[verb].audience === 'one' ? { queue: queueGroup } : {};
-    return connection.subscribe(controlSubjectPrefix + verb, {
+    return connection.subscribe(controlSubjectOf(verb, { tenant }), {
       ...group,
       callback: (error, message) => {
         if (error !== null) {
           log.warn({ verb, error: error.message }, 'Cannot receive control requests');
           return;
         }
-        const work = this.#answer(verb, message, handlers[verb]).finally(() =>
-          this.#underWay.delete(work),
-        );
+        const scope = { tenant: tenant === undefined ? undefined : message.subject.split('.')[2] };
+        const answer = this.#answer({ verb, scope, message }, handlers[verb]);
+        const work = answer.finally(() => this.#underWay.delete(work));
         this.#underWay.add(work);
       },
     });
   }
 
   async #answer<V extends ControlVerb>(
-    verb: V,
-    message: Msg,
+    { verb, scope, message }: { verb: V; scope: ControlScope; message: Msg },
     handler: ControlHandlers[V],
   ): Promise<void> {
     const { connection, hostName, log } = this.#options;
@@ -74,7 +79,7 @@ export class ControlServer {
       if (this.#underWay.size >= underWayMax) {
         throw new HatchError('host.busy', `Cannot take "${verb}": try again in a moment`);
       }
-      const body = JSON.stringify(await handler(readRequest(verb, message)));
+      const body = JSON.stringify(await handler(readRequest(verb, message), scope));
       const limit = connection.info?.max_payload ?? Infinity;
       if (Buffer.byteLength(body) + 256 > limit) {
         throw new HatchError('request.too_large', `Cannot answer "${verb}": ask for less`);

@@ -8,6 +8,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { messageOf } from '../base/errors.ts';
 import type { FunctionState, FunctionVersion } from '../function/record.ts';
+import { secretIdOf } from '../function/secret-box.ts';
 import type { FunctionChange } from '../function/view.ts';
 import type { DispatchLog } from './dispatcher.ts';
 import type { InstancePool } from './instance-pool.ts';
@@ -111,10 +112,12 @@ export class LocalFunctions {
   };
 
   /** Instances that have the old value end with their calls; the next ones get the new value. */
-  readonly onSecretChange = (name: string): void => {
+  readonly onSecretChange = (id: string): void => {
     const loaded = [...this.#loaded.values()].flatMap((versions) => [...versions.values()]);
     for (const { fn } of loaded) {
-      if (fn.secrets?.uses.some((use) => use.name === name) !== true) continue;
+      const { tenant } = fn;
+      const uses = fn.secrets?.uses ?? [];
+      if (!uses.some(({ name }) => secretIdOf({ tenant, name }) === id)) continue;
       void this.#options.pool.retire({ name: fn.name, version: fn.version });
     }
   };
@@ -187,7 +190,8 @@ export function poolFunctionOf(
   readSecret: FunctionSecrets['read'],
 ): PoolFunction {
   const { manifest } = version;
-  const { secrets: uses } = manifest;
+  const { secrets: uses, tenant } = manifest;
+  const read = (name: string): Buffer => readSecret(secretIdOf({ tenant, name }));
   return {
     name: version.name,
     version: version.version,
@@ -214,7 +218,7 @@ export function poolFunctionOf(
     isolation: manifest.isolation,
     egress: manifest.network === 'none' ? [] : manifest.network.egress,
     env: manifest.env,
-    ...(uses.length === 0 ? {} : { secrets: { uses, read: readSecret } }),
+    ...(uses.length === 0 ? {} : { secrets: { uses, read } }),
   };
 }
 

@@ -33,6 +33,21 @@ export type SealedBox = z.output<typeof sealedBoxSchema>;
 
 export const secretBytesMax = 64 * 1024;
 
+/**
+ * Secrets are a tenant's: the same name is another secret with another tenant. What a box is sealed
+ * with and kept by.
+ */
+export function secretIdOf({ tenant, name }: { tenant: string; name: string }): string {
+  return tenant === defaultTenant ? name : `${tenant}.${name}`;
+}
+
+export function secretOf(id: string): { tenant: string; name: string } {
+  const [name = '', tenant = defaultTenant] = id.split('.').toReversed();
+  return { tenant, name };
+}
+
+const defaultTenant = 'default';
+
 /** @param publicKey of the hosts, as `publicKeyOf` writes it */
 export function sealSecret(secret: {
   publicKey: string;

@@ -1,5 +1,5 @@
 /**
- * Secrets by name, for all hosts of a NATS system: sealed boxes in a KV bucket of their own, which
+ * Secrets by id (tenant and name), for all hosts of a NATS system: sealed boxes in a KV bucket of their own, which
  * only hosts read. They are opened when an instance starts, and not before.
  */
 import type { NatsConnection } from '@nats-io/nats-core';
@@ -9,6 +9,7 @@ import { RecordStore, type Following } from './record-store.ts';
 import {
   openSealedBox,
   sealedBoxSchema,
+  secretOf,
   sealSecret,
   secretBytesMax,
   type SealedBox,
@@ -178,6 +179,8 @@ export class SecretStore {
 function secretNotFound(names: string[]): HatchError {
   const list = names.map((name) => `"${name}"`).join(', ');
   const what = names.length === 1 ? `secret ${list}: it is` : `secrets ${list}: they are`;
-  const message = `Cannot find ${what} not set; use "hatch secret set ${names[0] ?? ''}"`;
+  const { tenant, name } = secretOf(names[0] ?? '');
+  const flag = names[0] === name ? '' : ` --tenant ${tenant}`;
+  const message = `Cannot find ${what} not set; use "hatch secret set ${name}${flag}"`;
   return new HatchError('secret.not_found', message);
 }

@@ -10,7 +10,7 @@ import { deployLayer } from './hostile-layer.ts';
 
 /** Descriptors of the processes of an instance: none of them leads to a file of the host. */
 const documented =
-  /^((\/dev)?\/null|(socket|pipe):\[\d+\]|anon_inode:\[?(eventpoll|eventfd|signalfd|io_uring|inotify)\]?)$/;
+  /^((\/dev)?\/null|(socket|pipe):\[\d+\]|anon_inode:\[?(eventpoll|eventfd|signalfd|pidfd|io_uring|inotify)\]?)$/;
 
 const refusedDeploy = { code: 'deploy.invalid' };
 

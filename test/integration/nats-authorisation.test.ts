@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { connect as connectSocket } from 'node:net';
 import { join, resolve } from 'node:path';
 import { text } from 'node:stream/consumers';
@@ -73,6 +73,44 @@ describe('who may do what', () => {
     following.unsubscribe();
   });
 
+  test("a tenant's deployer reaches its own functions and secrets, and nobody else's", async () => {
+    const acme = ['--tenant', 'acme'];
+    const directory = functionFolder();
+    const deploy = () => hatch('tenant', ['deploy', directory.path, ...acme]);
+    await hatch('deployer', ['secret', 'set', 'KEY', directory.value('of-default')]);
+    await hatch('deployer', ['secret', 'set', 'KEY', directory.value('of-b'), '--tenant', 'b']);
+
+    for (const tenant of ['default', 'b']) {
+      directory.write({ name: 'mine', tenant, secrets: ['KEY'] });
+      assert.match((await deploy()).stderr, /it is another tenant's.*request\.forbidden/);
+    }
+    directory.write({ name: 'mine', tenant: 'acme', secrets: ['KEY'] });
+    assert.match((await deploy()).stderr, /hatch secret set KEY --tenant acme.*secret\.not_found/);
+    await hatch('tenant', ['secret', 'set', 'KEY', directory.value('of-acme'), ...acme]);
+    assert.equal((await deploy()).code, 0);
+    assert.match((await hatch('caller', ['invoke', 'mine'])).stdout, /of-acme/);
+    const listed = await hatch('tenant', ['secret', 'ls', '--json', ...acme]);
+    const secrets = JSON.parse(listed.stdout) as { tenant: string; usedBy: string[] }[];
+    assert.deepEqual(
+      secrets.map(({ tenant, usedBy }) => [tenant, usedBy]),
+      [['acme', ['mine']]],
+    );
+
+    // A function of another tenant is not its to replace, to remove or to turn back.
+    directory.write({ name: 'hello', tenant: 'acme' });
+    assert.match((await deploy()).stderr, /request\.forbidden/);
+    for (const args of [
+      ['rm', 'hello'],
+      ['versions', 'hello'],
+      ['rollback', 'hello'],
+    ])
+      assert.match((await hatch('tenant', [...args, ...acme])).stderr, /request\.forbidden/);
+    const without = await hatch('tenant', ['secret', 'set', 'KEY', directory.value('x')]);
+    assert.match(without.stderr, /publish to "hatch\.ctl\.secret\.key"/);
+    assert.equal((await hatch('tenant', ['rm', 'mine', ...acme])).code, 0);
+    assert.equal((await hatch('tenant', ['secret', 'rm', 'KEY', ...acme])).code, 0);
+  });
+
   test('an operator sees to images and hosts, but does not deploy', async () => {
     assert.match((await hatch('operator', ['image', 'ls'])).stdout, /node24/);
     assert.match((await hatch('operator', ['doctor'])).stdout, /ok/);
@@ -108,6 +146,13 @@ describe('who may do what', () => {
       '$JS.API.DIRECT.GET.KV_hatch_secrets.$KV.hatch_secrets.A',
       '$JS.API.CONSUMER.CREATE.KV_hatch_secrets',
       '_INBOX.host.x',
+    ],
+    tenant: [
+      'hatch.ctl.deploy',
+      'hatch.ctl.secret.set',
+      'hatch.tenant.other.deploy',
+      'hatch.tenant.other.secret.set',
+      'hatch.fn.hello',
     ],
     operator: ['$O.hatch_layers.M.x', '$KV.hatch_functions.pointer.hello', '$JS.API.STREAM.LIST'],
     host: ['hatch.ctl.deploy', 'hatch.fn.hello', '$KV.others.x', 'anything'],
@@ -236,4 +281,25 @@ async function hatch(role: NatsRole, args: string[], flags: string[] = []) {
     new Promise<number | null>((done) => child.once('exit', done)),
   ]);
   return { code, stdout, stderr };
+}
+
+/** A function that gives its secret back, and files with values for it. */
+function functionFolder() {
+  const path = join(server.directory, 'function');
+  mkdirSync(path);
+  const source = `import { readFileSync } from 'node:fs';
+    export const handler = () => readFileSync('/run/secrets/KEY', 'utf8');`;
+  writeFileSync(join(path, 'handler.ts'), source);
+  return {
+    path,
+    write: (manifest: Record<string, unknown>) => {
+      const text = JSON.stringify({ entry: 'handler.ts', ...manifest });
+      writeFileSync(join(path, 'function.json'), text);
+    },
+    value: (text: string): string => {
+      const file = join(server.directory, `value-${text}`);
+      writeFileSync(file, text);
+      return file;
+    },
+  };
 }

@@ -10,7 +10,7 @@ import { nkeys } from '@nats-io/nats-core';
 import { connectNats, type NatsAccess } from '../../host/dispatch/nats-access.ts';
 import { findBinary } from '../../host/dispatch/nats-process.ts';
 
-export const natsRoles = ['host', 'deployer', 'operator', 'caller'] as const;
+export const natsRoles = ['host', 'deployer', 'tenant', 'operator', 'caller'] as const;
 export type NatsRole = (typeof natsRoles)[number];
 
 export interface SecuredNats {

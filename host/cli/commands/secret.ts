@@ -26,8 +26,9 @@ export const secretCommands: Command[] = [
       const asker = await client();
       const { publicKey } = await keyOfAll(context, asker);
       const value = await readValue(name, positionals[1]);
-      const { sealSecret } = await import('../../function/secret-box.ts');
-      const box = sealSecret({ publicKey, name, value });
+      const { sealSecret, secretIdOf } = await import('../../function/secret-box.ts');
+      const id = secretIdOf({ tenant: context.tenant ?? 'default', name });
+      const box = sealSecret({ publicKey, name: id, value });
       value.fill(0);
       const done = await output.progress('Asking', asker.ask('secret.set', { name, box }));
       if (output.json) return output.value({ name, ...done });
@@ -47,9 +48,9 @@ export const secretCommands: Command[] = [
       const { secrets } = await output.progress('Asking', (await client()).ask('secret.ls', {}));
       if (output.json) return output.value(secrets);
       output.table(
-        ['NAME', 'SET', 'KEY', 'USED BY'],
-        secrets.map(({ name, setAtMs, keyId, usedBy }) => {
-          return [name, time(setAtMs), keyId, usedBy.join(', ')];
+        ['NAME', 'TENANT', 'SET', 'KEY', 'USED BY'],
+        secrets.map(({ name, tenant, setAtMs, keyId, usedBy }) => {
+          return [name, tenant, time(setAtMs), keyId, usedBy.join(', ')];
         }),
       );
     },
