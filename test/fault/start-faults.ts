@@ -16,6 +16,8 @@ export function testStartFaults(options: { rounds: number; victims?: readonly Vi
     let faults: StartFaults;
     before(async () => {
       faults = await StartFaults.open();
+      for (const signal of ['SIGHUP', 'SIGINT', 'SIGTERM'] as const)
+        process.once(signal, () => void endBy(signal, faults));
     });
     after(() => faults[Symbol.asyncDispose]());
 
@@ -35,4 +37,13 @@ export function testStartFaults(options: { rounds: number; victims?: readonly Vi
       await faults.assertNothingLeft();
     });
   });
+}
+
+/** Who is tired of a soak leaves nothing on the machine either. */
+async function endBy(signal: NodeJS.Signals, faults: StartFaults): Promise<void> {
+  try {
+    await faults[Symbol.asyncDispose]();
+  } finally {
+    process.kill(process.pid, signal);
+  }
 }

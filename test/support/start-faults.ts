@@ -66,6 +66,8 @@ export class StartFaults {
   #host: TestHost | undefined;
   #driver: Promise<void> | undefined;
   #closed = false;
+  #ending = false;
+  #starting: Promise<TestHost> | undefined;
   #onStopped: ((stopped: Stopped) => Promise<void>) | undefined;
 
   static async open(): Promise<StartFaults> {
@@ -160,7 +162,10 @@ export class StartFaults {
     assert.doesNotMatch(table, /elements/);
   }
 
+  /** At any time: also while a host starts, or has stopped itself. */
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#ending = true;
+    await this.#starting?.catch(() => undefined);
     await this.#host?.stop();
     this.#closed = true;
     await this.#driver;
@@ -168,12 +173,13 @@ export class StartFaults {
   }
 
   async #start(): Promise<TestHost> {
+    if (this.#ending) throw new Error('The faults are over');
     const hook = pathToFileURL(join(import.meta.dirname, 'stop-at-steps.ts')).href;
-    this.#host = await startHost({
+    this.#starting = startHost({
       config: this.#host?.config ?? this.#named.config,
       environment: { NODE_OPTIONS: `--import=${hook}` },
     });
-    return this.#host;
+    return (this.#host = await this.#starting);
   }
 
   async #assertCalls(name: string): Promise<void> {
