@@ -34,14 +34,19 @@ export class ReadyStock<T> {
   /** The oldest, now the caller's; undefined when none is ready: make one in place then. */
   take(): T | undefined {
     const taken = this.#ready.shift();
-    if (!this.#closed && this.#options.count > 0) {
-      clearTimeout(this.#timer);
-      this.#timer = setTimeout(() => {
-        this.#timer = undefined;
-        void this.fill();
-      }, this.#options.quietMs ?? defaultQuietMs);
-    }
+    this.putOff();
     return taken;
+  }
+
+  /** As if one had been taken: a start that needs none is no more to be disturbed. */
+  putOff(): void {
+    const { count, quietMs = defaultQuietMs } = this.#options;
+    if (this.#closed || this.#ready.length >= count) return;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      this.#timer = undefined;
+      void this.fill();
+    }, quietMs);
   }
 
   /** Resolves when all are ready, one could not be made, or somebody has taken one meanwhile. */

@@ -42,7 +42,7 @@ const memoryBytesMin = 1024 * 1024;
 /** The kernel refuses quotas below a millisecond. */
 const cpuCoresMin = 1000 / cpuPeriodUs;
 const cpuCoresMax = 1_000_000;
-const cpuWeightMax = 10_000;
+export const cpuWeightMax = 10_000;
 const defaultShares = 1024;
 /** PID_MAX_LIMIT of the kernel. */
 const pidsMaxMax = 4_194_304;

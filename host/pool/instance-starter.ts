@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { nowNs } from '../base/clock.ts';
 import { channels, type StartPath, type StartRecord, type Step } from '../base/channels.ts';
+import { cpuWeightMax } from '../cgroup/limits.ts';
 import { HatchError, messageOf, toHatchError } from '../base/errors.ts';
 import type { Isolation } from '../base/isolation.ts';
 import { StepTimer } from '../base/step-timer.ts';
@@ -19,10 +20,15 @@ import { limitsOf, type FunctionSecrets, type PoolFunction } from './pool-functi
 const retryMs = 100;
 const lastWordsMax = 2000;
 const startTimeoutMs = 30_000;
+/** Most starts that go before others are over by then. A function gets no more by loading slowly. */
+const passesMs = 20;
 
 export interface InstanceStarterOptions {
   parts: SandboxParts;
-  zygotes: Pick<Zygotes, 'serving' | 'missingBytes' | 'memoryBytes' | 'endUnused' | 'onReplaced'>;
+  zygotes: Pick<
+    Zygotes,
+    'serving' | 'putOffForks' | 'missingBytes' | 'memoryBytes' | 'endUnused' | 'onReplaced'
+  >;
   refillsPerSecond: number;
   isolation: Isolation;
   /** What an instance with this egress list may reach. */
@@ -33,6 +39,11 @@ export interface InstanceStarterOptions {
 interface Made {
   sandbox: Sandbox;
   path: StartPath;
+}
+
+export interface StartOrder {
+  /** It goes before other functions' starts that are under way. */
+  passes: boolean;
 }
 
 export class InstanceStarter {
@@ -58,15 +69,15 @@ export class InstanceStarter {
    * Rejects with `function.load_failed`, `host.start_failed`, `host.unsupported` or `host.busy`;
    * nothing is left then.
    */
-  async start(fn: PoolFunction): Promise<Instance> {
-    if (fn.egress.length === 0) return this.#start(fn, undefined);
+  async start(fn: PoolFunction, order: StartOrder): Promise<Instance> {
+    if (fn.egress.length === 0) return this.#start(fn, order, undefined);
     const timer = new StepTimer();
     const access = await this.#options.connect(fn.egress);
     try {
       timer.finish('egress');
       const { steps } = timer;
       const { mode } = await this.#options.zygotes.serving(fn);
-      return await this.#start(fn, { access, steps, parkedMayEnter: mode === 'fork' });
+      return await this.#start(fn, order, { access, steps, parkedMayEnter: mode === 'fork' });
     } catch (error) {
       access.release();
       throw error;
@@ -81,16 +92,22 @@ export class InstanceStarter {
     await Promise.all([...this.#sandboxes.values()].map((sandbox) => sandbox.destroy(reason)));
   }
 
-  async #start(fn: PoolFunction, network: Network | undefined): Promise<Instance> {
+  async #start(
+    fn: PoolFunction,
+    { passes }: StartOrder,
+    network: Network | undefined,
+  ): Promise<Instance> {
     const startNs = network?.steps[0]?.startNs ?? nowNs();
     const parked = network?.parkedMayEnter === false ? undefined : this.parked.take(fn);
+    if (parked !== undefined) this.#options.zygotes.putOffForks();
     const made = parked ?? (await this.#makeSandbox(fn, network?.access.namespaceFd));
     const { sandbox, path } = made;
     const early: Output[] = [];
     this.#outputs.set(sandbox.id, (output) => early.push(output));
     try {
       const specialisation = specialisationOf(fn, network?.access, made === parked);
-      const steps = await this.#assign(sandbox, { fn, specialisation, access: network?.access });
+      const access = network?.access;
+      const steps = await this.#assign(sandbox, { fn, specialisation, access, passes });
       const connected = network?.steps ?? [];
       const before = parked === undefined ? await sandbox.parked() : [];
       const { isolation } = this.#options;
@@ -153,22 +170,30 @@ export class InstanceStarter {
     }
   }
 
-  async #assign(sandbox: Sandbox, { fn, specialisation, access }: Given): Promise<Step[]> {
+  async #assign(sandbox: Sandbox, { fn, specialisation, access, passes }: Given): Promise<Step[]> {
+    const limits = limitsOf(fn);
+    const restore = (): void => {
+      if (sandbox.alive) sandbox.cgroup.setLimits(limits);
+    };
+    const passesTimer = passes ? setTimeout(restore, passesMs) : undefined;
     const timer = setTimeout(() => {
       const message = `Function "${fn.name}" did not load within ${startTimeoutMs} ms`;
       void sandbox.destroy(new HatchError('function.load_failed', message));
     }, startTimeoutMs);
     try {
-      return await sandbox.assign({
+      const steps = await sandbox.assign({
         specialisation,
         layerNames: fn.layerDirectories,
         storage: fn.storage,
-        limits: limitsOf(fn),
+        limits: passes ? { ...limits, cpuWeight: cpuWeightMax } : limits,
         ...secretsOf(fn),
         network: access,
       });
+      if (passes) restore();
+      return steps;
     } finally {
       clearTimeout(timer);
+      clearTimeout(passesTimer);
     }
   }
 
@@ -215,7 +240,7 @@ interface Network {
   parkedMayEnter: boolean;
 }
 
-interface Given {
+interface Given extends StartOrder {
   fn: PoolFunction;
   specialisation: Specialisation;
   access: NetworkAccess | undefined;

@@ -223,7 +223,8 @@ export class Pool {
     profile: FunctionProfile,
     cause: StartCause,
   ): Promise<Instance> {
-    await this.#turn(fn.name);
+    const { passes } = await this.#starts.turn(fn.name);
+    this.#starter.parked.hold(true);
     try {
       if (this.#closed) throw new HatchError('host.draining', 'The host is stopping');
       // Nobody has to go for the sake of a call that may never come.
@@ -233,7 +234,7 @@ export class Pool {
       this.#parkedTargets.started(fn, performance.now());
       try {
         if (this.#starter.parked.count > this.#room.parkedMax) this.#setParkedTargets();
-        const instance = await this.#starter.start(fn);
+        const instance = await this.#starter.start(fn, { passes });
         const { startNs, endNs } = instance.startRecord;
         profile.measuredStart((endNs - startNs) / nsPerMs);
         this.#room.settle(grant, instance);
@@ -252,11 +253,6 @@ export class Pool {
       this.#starts.done(fn.name);
       this.#starter.parked.hold(!this.#starts.isEmpty);
     }
-  }
-
-  async #turn(functionName: string): Promise<void> {
-    await this.#starts.turn(functionName);
-    this.#starter.parked.hold(true);
   }
 
   #onRoom(): void {

@@ -24,18 +24,27 @@ export class StartQueue {
     return this.#all === 0;
   }
 
-  /** Resolves when it may begin; `done` has to follow. */
-  async turn(functionName: string): Promise<void> {
-    if (this.#all < this.#maxQueued && this.#waiting.size === 0) return this.#begin(functionName);
+  /**
+   * Resolves when it may begin, with whether it goes before another one's that is under way; `done`
+   * has to follow.
+   */
+  async turn(functionName: string): Promise<{ passes: boolean }> {
+    const passes = this.#all > 0 && this.#isFirst(functionName);
+    if (this.#all < this.#maxQueued && this.#waiting.size === 0) {
+      this.#begin(functionName);
+      return { passes };
+    }
     if (this.#mayPass(functionName)) {
       this.#passed = true;
-      return this.#begin(functionName);
+      this.#begin(functionName);
+      return { passes };
     }
     await new Promise<void>((resolve) => {
       const waiting = this.#waiting.get(functionName);
       if (waiting === undefined) this.#waiting.set(functionName, [resolve]);
       else waiting.push(resolve);
     });
+    return { passes: false };
   }
 
   done(functionName: string): void {
@@ -47,8 +56,11 @@ export class StartQueue {
   }
 
   #mayPass(functionName: string): boolean {
-    const isFirst = !this.#underWay.has(functionName) && !this.#waiting.has(functionName);
-    return isFirst && !this.#passed && this.#all < this.#max;
+    return this.#isFirst(functionName) && !this.#passed && this.#all < this.#max;
+  }
+
+  #isFirst(functionName: string): boolean {
+    return !this.#underWay.has(functionName) && !this.#waiting.has(functionName);
   }
 
   #beginNext(): void {

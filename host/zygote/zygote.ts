@@ -99,6 +99,11 @@ export class Zygote {
     return this.#blanks.fill();
   }
 
+  /** A start is under way that needs no processes: none are forked ahead beside it. */
+  putOffForks(): void {
+    this.#blanks.putOff();
+  }
+
   /**
    * The processes of one container, on their way already. The order's descriptors must stay open
    * until the pair's `first` is settled. Throws `host.start_failed`.

@@ -91,3 +91,18 @@ test('a closed stock gives nothing and makes nothing', async () => {
   await sleep(refilledMs);
   assert.deepEqual(made, []);
 });
+
+test('filling is put off by a start that takes none', async () => {
+  const { stock, made } = open({ count: 100 });
+  const filled = stock.fill();
+  for (let start = 0; start < 12; start++) {
+    stock.putOff();
+    await sleep(5);
+  }
+  await filled;
+  assert.ok(made.length < 3, `${made.length} made beside starts`);
+  await sleep(refilledMs);
+  assert.equal(made.length, 100);
+  stock.putOff();
+  await stock.close();
+});

@@ -21,6 +21,15 @@ test('the start of another function waits for none of those that wait', async ()
   assert.equal(began.join(''), 'aab', 'nor does one of those begin beside it');
 });
 
+test('a start is told when it goes before others, and not when it is alone or next', async () => {
+  const queue = new StartQueue({ max: 3, maxQueued: 1 });
+  assert.deepEqual(await queue.turn('a'), { passes: false });
+  const next = queue.turn('a');
+  assert.deepEqual(await queue.turn('b'), { passes: true });
+  for (const name of 'ab') queue.done(name);
+  assert.deepEqual(await next, { passes: false });
+});
+
 test('functions take turns; each keeps its own order', async () => {
   const queue = new StartQueue({ max: 1, maxQueued: 1 });
   const began = ask(queue, 'aaabbc');
