@@ -19,6 +19,7 @@ import { measureLayers } from './layers.ts';
 import { measureMemory } from './memory.ts';
 import { printReport, writeReport, type Measured, type Options } from './report.ts';
 import { measureStart } from './start.ts';
+import { measureStorage } from './storage.ts';
 import { Worker } from './worker.ts';
 
 const scenarios: Record<string, (options: Options) => Promise<Measured>> = {
@@ -32,6 +33,7 @@ const scenarios: Record<string, (options: Options) => Promise<Measured>> = {
   interference: measureInterference,
   copyup: measureCopyUp,
   layers: measureLayers,
+  storage: measureStorage,
 };
 const names = [...Object.keys(scenarios), 'all'].join('|');
 const usage = `Usage: npm run bench -- ${names} [--json FILE] [--markdown FILE] [--quick]`;

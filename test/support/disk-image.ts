@@ -23,9 +23,9 @@ export class DiskImage implements Disposable {
   readonly mountPoint: string;
 
   /** Needs root, and a mount namespace of the caller's own, which ends a mount with it. */
-  constructor(type: DiskType, options: { sizeMiB?: number; mountOptions?: string[] } = {}) {
-    const { sizeMiB = 1024, mountOptions = [] } = options;
-    this.#directory = mkdtempSync(join(tmpdir(), `hatch-${type}-`));
+  constructor(type: DiskType, options: { sizeMiB?: number; parent?: string } = {}) {
+    const { sizeMiB = 1024, parent = tmpdir() } = options;
+    this.#directory = mkdtempSync(join(parent, `hatch-${type}-`));
     // Programs on it are run by users without rights.
     chmodSync(this.#directory, 0o755);
     this.imageFile = join(this.#directory, 'image');
@@ -35,11 +35,19 @@ export class DiskImage implements Disposable {
     mkdirSync(this.mountPoint);
     const [maker, ...args] = makers[type];
     run(maker, [...args, this.imageFile]);
-    run('mount', ['-o', ['loop', ...mountOptions].join(','), this.imageFile, this.mountPoint]);
+    this.mount();
+  }
+
+  mount(): void {
+    run('mount', ['-o', 'loop', this.imageFile, this.mountPoint]);
+  }
+
+  unmount(): void {
+    run('umount', [this.mountPoint]);
   }
 
   [Symbol.dispose](): void {
-    run('umount', [this.mountPoint]);
+    this.unmount();
     rmSync(this.#directory, { recursive: true });
   }
 }
