@@ -1,7 +1,8 @@
 /**
  * Everything that can be asked of the hosts besides calling functions: the subject is
- * `hatch.ctl.<verb>`, or `hatch.tenant.<tenant>.<verb>` for who may not speak for all; request and reply are JSON. Host and command line share this table, so they
- * cannot disagree; each checks what it receives.
+ * `hatch.ctl.<verb>`, or `hatch.tenant.<tenant>.<verb>` for who may not speak for all; request and
+ * reply are JSON. Host and command line share this table, so they cannot disagree; each checks what
+ * it receives.
  */
 import { z } from 'zod';
 import { functionNamePattern, variableName } from '../function/manifest.ts';

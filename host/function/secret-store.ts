@@ -1,6 +1,6 @@
 /**
- * Secrets by id (tenant and name), for all hosts of a NATS system: sealed boxes in a KV bucket of their own, which
- * only hosts read. They are opened when an instance starts, and not before.
+ * Secrets by id (tenant and name), for all hosts of a NATS system: sealed boxes in a KV bucket of
+ * their own, which only hosts read. They are opened when an instance starts, and not before.
  */
 import type { NatsConnection } from '@nats-io/nats-core';
 import { z } from 'zod';

@@ -20,7 +20,7 @@ import { limitsOf, type FunctionSecrets, type PoolFunction } from './pool-functi
 const retryMs = 100;
 const lastWordsMax = 2000;
 const startTimeoutMs = 30_000;
-/** Most starts that go before others are over by then. A function gets no more by loading slowly. */
+/** Most starts that go before others are over by then; loading slowly gains nothing more. */
 const passesMs = 20;
 
 export interface InstanceStarterOptions {

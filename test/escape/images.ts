@@ -120,7 +120,8 @@ async function assertWholeAfterKill(): Promise<void> {
     const counting = `exports.handler = () => {
       const fs = require('node:fs');
       const names = fs.readdirSync('/srv');
-      return names.filter((name) => fs.readFileSync('/srv/' + name, 'utf8') === name.repeat(500)).length;
+      const isWhole = (name) => fs.readFileSync('/srv/' + name, 'utf8') === name.repeat(500);
+      return names.filter(isWhole).length;
     };`;
     const deploying = deployLayer(host, 'many', files, {}, counting).catch(() => undefined);
     const unpacking = join(host.stateDirectory, 'images');

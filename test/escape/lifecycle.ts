@@ -9,8 +9,10 @@ import type { Check, Subject } from './check.ts';
 import { deployLayer } from './hostile-layer.ts';
 
 /** Descriptors of the processes of an instance: none of them leads to a file of the host. */
-const documented =
-  /^((\/dev)?\/null|(socket|pipe):\[\d+\]|anon_inode:\[?(eventpoll|eventfd|signalfd|pidfd|io_uring|inotify)\]?)$/;
+const ownKinds = ['eventpoll', 'eventfd', 'signalfd', 'pidfd', 'io_uring', 'inotify'];
+const documented = new RegExp(
+  `^((/dev)?/null|(socket|pipe):\\[\\d+\\]|anon_inode:\\[?(${ownKinds.join('|')})\\]?)$`,
+);
 
 const refusedDeploy = { code: 'deploy.invalid' };
 

@@ -13,7 +13,7 @@ import type { Subject } from './check.ts';
 const containerRoot = ['--user', '--mount', '--pid', '--setuid', '0', '--setgid', '0'];
 const frozenForMs = 500;
 
-/** Takes so many of what a function may use up; a child of it holds them until the instance ends. */
+/** Takes so many of what a function may use up; a child holds them until the instance ends. */
 export async function take(
   probe: Probe,
   kind: 'pipes' | 'sockets' | 'events' | 'inotify',
@@ -22,7 +22,7 @@ export async function take(
   return JSON.parse(await probe.run('take', kind, String(count)));
 }
 
-/** Its group stays closed even where it can be seen, to root of the container without any filter. */
+/** Its group stays closed even where it is seen, to root of the container without a filter. */
 export async function assertGroupClosed(
   subject: Pick<Subject, 'probe' | 'host' | 'program'>,
 ): Promise<void> {

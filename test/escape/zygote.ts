@@ -190,7 +190,7 @@ export const zygoteChecks: readonly Check[] = [
   },
 ];
 
-/** An instance with a word of its own in its environment and its memory, from the call's payload. */
+/** An instance with a word of its own in environment and memory, from the call's payload. */
 async function startTold(start: Subject['start']): Promise<{ probe: Probe; word: string }> {
   const word = `hatch-told-${randomUUID()}`;
   const probe = await start({ env: { TOLD: word } });
