@@ -9,6 +9,7 @@ import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { z } from 'zod';
 import { HatchError, messageOf } from './base/errors.ts';
+import { dockerConfigFile } from './image/registry/credentials.ts';
 import { isolationLayerNames } from './base/isolation.ts';
 import { evictionPolicyNames } from './image/policy/eviction-policy.ts';
 import { isIpv4, parseAddress, parseSubnet } from './network/subnet.ts';
@@ -63,6 +64,13 @@ const count = (fallback: number, max = 1_000_000): z.ZodDefault<z.ZodInt> =>
 
 const natsFile = (meaning: string): z.ZodOptional<z.ZodString> =>
   z.string().min(1).optional().describe(meaning);
+
+/** In a file a list, elsewhere with commas. */
+function namesList(pattern = /./, must = 'must not be empty') {
+  const list = z.array(z.string().regex(pattern, must));
+  const text = z.string().transform((names) => names.split(',').filter(Boolean));
+  return z.union([list, text.pipe(list)]).default([]);
+}
 
 const MiB = 2 ** 20;
 
@@ -174,6 +182,24 @@ const shape = {
     .enum(evictionPolicyNames)
     .default('gdsf')
     .describe('Which layers go when that is used up: by use, size and cost, or least recent first'),
+  registryCredentialsFile: z
+    .string()
+    .startsWith('/', 'must be an absolute path')
+    .default(() => dockerConfigFile(process.env))
+    .describe("Credentials for registries, in the form of Docker's config.json"),
+  registryMirrors: namesList(
+    /^[^=\s]+=https?:\/\/[^=\s]+$/,
+    'must be like docker.io=https://host',
+  ).describe('Hosts to ask before a registry: docker.io=https://host:5000,…'),
+  registriesInsecure: namesList().describe(
+    'Registries that are asked over plain HTTP: host:port,…',
+  ),
+  registryCaFile: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('Further certificate authorities of registries, in PEM'),
+  downloadsMax: count(3, 64).describe('Layers downloaded at the same time'),
   uidBase: z
     .int()
     .min(65_536)

@@ -23,7 +23,7 @@ const advisedMax = 5;
 
 /** What a host cannot do without was exercised when it started. */
 export function examineHost(engine: Engine, copyUps: readonly FunctionCopyUps[]): Promise<Check[]> {
-  const { zygotes, baseImage, layers, storage, pool, network, optionalLimits, isolation } = engine;
+  const { zygotes, baseImage, images, storage, pool, network, optionalLimits, isolation } = engine;
   const { mode, reason, pid, forks, generation } = zygotes.default.state;
   const forking: Check =
     mode === 'fork'
@@ -33,7 +33,7 @@ export function examineHost(engine: Engine, copyUps: readonly FunctionCopyUps[])
           status: 'warn',
           detail: `${reason}: instances boot a Node.js of their own`,
         };
-  const { usedBytes, capacityBytes } = layers.usage;
+  const { usedBytes, capacityBytes } = images.store.usage;
   return Promise.resolve([
     ...checkKernel(),
     forking,

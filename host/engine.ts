@@ -14,7 +14,8 @@ import { readPressure } from './cgroup/pressure.ts';
 import { ReadyCgroups } from './cgroup/ready-cgroups.ts';
 import { enterSubtree } from './cgroup/subtree.ts';
 import type { HostConfig } from './config.ts';
-import { LayerStore, type StoredImage } from './image/layer-store.ts';
+import { openImages, type Images, type ImagesOptions } from './image/images.ts';
+import type { StoredImage } from './image/layer-store.ts';
 import { Network } from './network/network.ts';
 import { parseSubnet, type Subnet } from './network/subnet.ts';
 import { IdRanges } from './namespace/id-ranges.ts';
@@ -42,7 +43,7 @@ import {
 import { Zygotes } from './zygote/zygotes.ts';
 
 export interface Engine {
-  layers: LayerStore;
+  images: Images;
   storage: StorageDrivers;
   baseImage: StoredImage;
   zygotes: Zygotes;
@@ -112,12 +113,9 @@ export async function openEngine(
   });
   opened.defer(() => ready.close());
 
-  const layers = await LayerStore.open({
-    root: directory('images'),
-    capacityBytes: config.layerCacheBytes,
-    policy: config.layerCachePolicy,
-  });
-  opened.defer(() => layers.close());
+  const images = await openImages(imagesOptions(config, directory('images')));
+  opened.defer(() => images.close());
+  const { store: layers } = images;
   const baseImage = await layers.importLayout({ directory: config.baseImageDirectory });
   const lease = layers.acquire(baseImage.layers.map(({ chainId }) => chainId));
   opened.defer(() => lease.release());
@@ -159,7 +157,7 @@ export async function openEngine(
   await pool.fill();
 
   const all = opened.move();
-  const built = { layers, storage, baseImage, zygotes, pool, network, isolation, copyUpProbe };
+  const built = { images, storage, baseImage, zygotes, pool, network, isolation, copyUpProbe };
   return { ...built, optionalLimits: cgroups.optional, close: () => all.disposeAsync() };
 }
 
@@ -184,6 +182,33 @@ function openStorage(config: HostConfig, scratch: MemoryScratch): Promise<Storag
     rootBytesMax,
     preferred: config.storage,
   });
+}
+
+function imagesOptions(config: HostConfig, root: string): ImagesOptions {
+  return {
+    store: {
+      root,
+      capacityBytes: config.layerCacheBytes,
+      policy: config.layerCachePolicy,
+    },
+    registries: {
+      credentialsFile: config.registryCredentialsFile,
+      mirrors: mirrorsByRegistry(config.registryMirrors),
+      insecure: config.registriesInsecure,
+      caFile: config.registryCaFile,
+    },
+    downloadsMax: config.downloadsMax,
+  };
+}
+
+/** From `docker.io=https://host`, several of one registry in their order. */
+function mirrorsByRegistry(mirrors: readonly string[]): Record<string, string[]> {
+  const byRegistry: Record<string, string[]> = {};
+  for (const mirror of mirrors) {
+    const [registry = '', url = ''] = mirror.split('=');
+    (byRegistry[registry] ??= []).push(url);
+  }
+  return byRegistry;
 }
 
 /** In the log of the function whose process it was. */

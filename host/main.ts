@@ -22,6 +22,8 @@ import { SecretStore } from './function/secret-store.ts';
 import { tryLockFile } from './sys/file-lock.ts';
 import { executeInOwnMounts, hasOwnMounts } from './sys/own-mounts.ts';
 import { BurstPins } from './image/burst-pins.ts';
+import type { Digest } from './image/digest.ts';
+import type { StoredLayer } from './image/layer-store.ts';
 import { closeAllOnExec } from './sys/process.ts';
 import { startTelemetry, type Telemetry } from './telemetry/telemetry.ts';
 
@@ -148,7 +150,7 @@ interface Serving {
 
 /** Opens what answers: functions first, then calls, then control. Closed in reverse order. */
 async function serve({ config, log, engine, connection, opened }: Serving): Promise<void> {
-  const { pool, layers, storage, baseImage } = engine;
+  const { pool, images, storage, baseImage } = engine;
   const startedAtMs = Date.now();
   const telemetry = openTelemetry({ config, log, connection });
   opened.defer(() => telemetry.stop());
@@ -158,20 +160,17 @@ async function serve({ config, log, engine, connection, opened }: Serving): Prom
   opened.defer(() => secrets.close());
   const registry = await FunctionRegistry.open(connection);
   opened.defer(() => registry.close());
+  const layerParts = {
+    store: images.store,
+    storage,
+    baseImage: baseImage.reference,
+    fetchLayer: (digest: Digest) => registry.getLayer(digest),
+    directoryOf: (layer: StoredLayer) => layer.directoryName,
+  };
   const functions = new LocalFunctions({
     readSecret: (name) => secrets.read(name),
     resolve: (name, reference) => registry.resolve(name, reference),
-    loadLayers: (version) =>
-      loadFunctionLayers(
-        {
-          store: layers,
-          storage,
-          baseImage: baseImage.reference,
-          fetchLayer: (digest) => registry.getLayer(digest),
-          directoryOf: (layer) => layer.directoryName,
-        },
-        version,
-      ),
+    loadLayers: (version) => loadFunctionLayers(layerParts, version),
     pool,
     log,
     onLoaded: ({ egress }) => engine.network.prepare(egress),
@@ -202,7 +201,9 @@ async function serve({ config, log, engine, connection, opened }: Serving): Prom
     secretKeys,
     functions,
     pool,
-    ...openImages({ engine, opened }),
+    ...openBursts({ engine, opened }),
+    images,
+    hostName: config.hostName,
     machine: thisMachine({ memoryMb: config.memoryBudgetMb, limits: engine.optionalLimits }),
     log,
     cancelCalls: (requestId) => dispatcher.cancel(requestId),
@@ -221,13 +222,13 @@ async function serve({ config, log, engine, connection, opened }: Serving): Prom
   opened.defer(() => control.stop());
 }
 
-function openImages({
-  engine: { layers, baseImage },
+function openBursts({
+  engine: { images, baseImage },
   opened,
-}: Pick<Serving, 'engine' | 'opened'>): Pick<ControlParts, 'images' | 'bursts' | 'baseLayer'> {
-  const bursts = new BurstPins(layers);
+}: Pick<Serving, 'engine' | 'opened'>): Pick<ControlParts, 'bursts' | 'baseLayer'> {
+  const bursts = new BurstPins(images.store);
   opened.defer(() => bursts.release());
-  return { images: layers, bursts, baseLayer: baseImage.layers.at(-1)?.chainId };
+  return { bursts, baseLayer: baseImage.layers.at(-1)?.chainId };
 }
 
 function openTelemetry({

@@ -27,6 +27,8 @@ iptables|command iptables-restore|optional|the network tests fail; with nftables
 openssl|command openssl|optional|the tests of TLS fail; hatch itself works
 skopeo|command skopeo|optional|the image tests fail; hatch itself works
 umoci|command umoci|optional|the image tests fail; hatch itself works
+docker-registry|command docker-registry|optional|the tests of registries fail; hatch itself works
+apache2-utils|command htpasswd|optional|the tests of registries fail; hatch itself works
 runc|command runc|optional|"npm run bench -- start" cannot compare with runc
 crun|command crun|optional|"npm run bench -- start" cannot compare with crun
 bubblewrap|command bwrap|optional|"npm run bench -- start" cannot compare with bubblewrap

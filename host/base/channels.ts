@@ -98,7 +98,20 @@ export interface LogRecord {
   text: string;
 }
 
+/** The steps of storing an image, in their order; those from `unpacked` on for each layer. */
+export const pullStepNames = [
+  'resolved',
+  'downloaded',
+  'unpacked',
+  'listed',
+  'moved',
+  'recorded',
+  'named',
+] as const;
+
 export const channels = {
+  /** One of `pullStepNames`: that much of an image is on the disk. */
+  pullStep: channel('hatchery:image:step'),
   /** CallRecord: a call has ended, well or not. */
   callEnd: channel('hatchery:call:end'),
   /** StartRecord: an instance is ready. */

@@ -37,6 +37,8 @@ export const errorCodes = {
   'image.not_found': { status: 404, fault: 'user' },
   'image.invalid': { status: 422, fault: 'user' },
   'image.cache_full': { status: 507, fault: 'host' },
+  'image.registry_denied': { status: 403, fault: 'user' },
+  'image.registry_failed': { status: 503, fault: 'host' },
   'trace.not_found': { status: 404, fault: 'user' },
   // A broken invariant: please report it.
   'internal.bug': { status: 500, fault: 'host' },

@@ -13,11 +13,13 @@ import {
   callRecordSchema,
   checkSchema,
   digestSchema,
+  imageDetails,
   imageSchema,
   instanceSchema,
   layerBlobSchema,
   logRecordSchema,
   startRecordSchema,
+  verifiedLayer,
 } from './control-schemas.ts';
 
 /**
@@ -35,6 +37,8 @@ interface Verb {
 const name = z.string().regex(functionNamePattern, 'must be the name of a function');
 const qualifier = z.string().min(1).max(63);
 const requestId = z.string().regex(/^[A-Za-z0-9_-]{1,64}$/, 'must be a request id');
+/** Of an image. */
+const reference = z.string().min(1).max(512);
 const nothing = z.object({});
 
 export const controlApi = {
@@ -133,23 +137,63 @@ export const controlApi = {
     /** An OCI image layout, as a path on the hosts. */
     request: z.object({
       directory: z.string().startsWith('/').max(4096),
-      reference: z.string().max(255).optional(),
+      reference: reference.optional(),
     }),
     reply: z.object({ image: imageSchema }),
   },
   'image.pin': {
     audience: 'all',
-    request: z.object({ reference: z.string().max(255) }),
+    request: z.object({ reference }),
     reply: z.object({ image: imageSchema }),
   },
   'image.unpin': {
     audience: 'all',
-    request: z.object({ reference: z.string().max(255) }),
+    request: z.object({ reference }),
     reply: z.object({ image: imageSchema }),
   },
   /** Fetches and holds the layers of functions that will be called; takes the place of the last. */
   'burst.pin': { audience: 'all', request: burstRequestSchema, reply: burstReportSchema },
   'burst.release': { audience: 'all', request: nothing, reply: nothing },
+  'image.pull': {
+    audience: 'all',
+    /** Plain HTTP with `insecure`. */
+    request: z.object({ reference, insecure: z.boolean().default(false) }),
+    reply: z.object({ image: imageSchema }),
+  },
+  'image.progress': {
+    audience: 'all',
+    request: nothing,
+    reply: z.object({
+      pulls: z.array(
+        z.object({ reference: z.string(), downloadedBytes: z.number(), totalBytes: z.number() }),
+      ),
+    }),
+  },
+  'image.push': {
+    audience: 'all',
+    /** From the store of the host of that name. */
+    request: z.object({
+      host: z.string().max(63),
+      source: reference,
+      target: reference,
+      insecure: z.boolean().default(false),
+    }),
+    reply: z.object({ reference: z.string(), digest: digestSchema, sentBytes: z.number() }),
+  },
+  'image.inspect': { audience: 'all', request: z.object({ reference }), reply: imageDetails },
+  'image.verify': {
+    audience: 'all',
+    /** Without a reference all layers. */
+    request: z.object({ reference: reference.optional() }),
+    reply: z.object({ layers: z.array(verifiedLayer) }),
+  },
+  'image.gc': {
+    audience: 'all',
+    /** With `images` also layers of images. */
+    request: z.object({ images: z.boolean() }),
+    reply: z.object({ layers: z.number(), freedBytes: z.number() }),
+  },
+  'image.rm': { audience: 'all', request: z.object({ reference }), reply: nothing },
   /** To seal secrets for the hosts: they never travel in the clear. */
   'secret.key': {
     audience: 'all',

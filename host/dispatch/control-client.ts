@@ -36,15 +36,21 @@ export class ControlClient {
   }
 
   /**
-   * The answers of all hosts, until none has come for `quietMs` after the first.
+   * The answers of all hosts, until none has come for `quietMs` after the first; with `hosts` until
+   * so many have answered, however long each takes.
    * @throws HatchError `host.nats_unavailable` when there is no host
    */
   async askAll<V extends AllVerb>(
     verb: V,
     request: ControlRequest<V>,
-    options: { timeoutMs: number; quietMs: number } = { timeoutMs: 30_000, quietMs: 150 },
+    options: { timeoutMs: number } & ({ quietMs: number } | { hosts: number }) = {
+      timeoutMs: 30_000,
+      quietMs: 150,
+    },
   ): Promise<HostAnswer<V>[]> {
-    const messages = await this.#collect(verb, request, { ...options, isEnough: () => false });
+    let missing = 'hosts' in options ? options.hosts : Infinity;
+    const isEnough = () => --missing <= 0;
+    const messages = await this.#collect(verb, request, { ...options, isEnough });
     if (messages.length === 0) throw noAnswer(verb, options.timeoutMs);
     return messages.map((message) => readAnswer(verb, message));
   }

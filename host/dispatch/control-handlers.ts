@@ -6,13 +6,14 @@ import { parseManifest, refuseBeyondMachine } from '../function/manifest.ts';
 import type { FunctionRegistry } from '../function/registry.ts';
 import { secretIdOf } from '../function/secret-box.ts';
 import type { SecretStore } from '../function/secret-store.ts';
-import type { LayerStore, StoredImage } from '../image/layer-store.ts';
 import { burstHandlers } from './burst-handlers.ts';
 import type { BurstParts } from './burst-handlers.ts';
 import type { Check, ControlAnswer, ControlScope } from './control-api.ts';
 import type { ControlHandlers } from './control.ts';
 import { deploy } from './deploy.ts';
 import type { DeployParts } from './deploy.ts';
+import { imageHandlers } from './image-handlers.ts';
+import type { ImageParts } from './image-handlers.ts';
 import { secretHandlers } from './secret-handlers.ts';
 import type { SecretParts } from './secret-handlers.ts';
 
@@ -24,8 +25,8 @@ export interface ControlParts
   registry: DeployParts['registry'] &
     BurstParts['registry'] &
     Pick<FunctionRegistry, 'list' | 'versions' | 'remove' | 'rollback' | 'setAlias'>;
-  images: Pick<LayerStore, 'images' | 'image' | 'importLayout' | 'usage' | 'pin' | 'unpin'> &
-    Pick<LayerStore, 'isPinned'>;
+  images: ImageParts;
+  hostName: string;
   /** Ends the calls of that id that are under way here; returns how many. */
   cancelCalls: (requestId: string) => number;
   /** Calls that ended here, as far back as they are kept. */
@@ -46,7 +47,7 @@ export function controlHandlers(parts: ControlParts): ControlHandlers {
     ...functionHandlers(parts),
     ...secretHandlers(parts),
     ...hostHandlers(parts),
-    ...imageHandlers(parts),
+    ...imageHandlers(parts.images, parts.hostName),
     ...burstHandlers(parts),
   };
 }
@@ -170,43 +171,6 @@ function hostHandlers({
     }),
     status,
     doctor: async () => ({ checks: await doctor() }),
-  };
-}
-
-function imageHandlers({
-  images,
-}: ControlParts): Pick<ControlHandlers, 'image.ls' | 'image.import' | 'image.pin' | 'image.unpin'> {
-  const describe = (image: StoredImage) => ({
-    reference: image.reference,
-    digest: image.digest,
-    layers: image.layers.length,
-    sizeBytes: image.layers.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
-    isPinned: image.layers.every(({ chainId }) => images.isPinned(chainId)),
-  });
-  const find = (reference: string) => {
-    const image = images.image(reference);
-    if (image !== undefined) return image;
-    throw new HatchError(
-      'image.not_found',
-      `Cannot find image "${reference}": "hatch image ls" shows what there is`,
-    );
-  };
-  return {
-    'image.ls': () => ({ images: images.images().map(describe), ...images.usage }),
-    'image.import': async ({ directory, reference }) => {
-      const named = reference === undefined ? {} : { reference };
-      return { image: describe(await images.importLayout({ directory, ...named })) };
-    },
-    'image.pin': async ({ reference }) => {
-      const image = find(reference);
-      for (const { chainId } of image.layers) await images.pin(chainId);
-      return { image: describe(image) };
-    },
-    'image.unpin': async ({ reference }) => {
-      const image = find(reference);
-      for (const { chainId } of image.layers) await images.unpin(chainId);
-      return { image: describe(image) };
-    },
   };
 }
 

@@ -138,6 +138,42 @@ export const burstReportSchema = z.object({
   readAheadBytes: z.number(),
 });
 
+const strings = z.record(z.string(), z.string());
+
+export const imageDetails = z.object({
+  image: imageSchema,
+  config: z.object({
+    architecture: z.string(),
+    os: z.string(),
+    user: z.string(),
+    env: strings,
+    entrypoint: z.array(z.string()),
+    command: z.array(z.string()),
+    workingDirectory: z.string(),
+    labels: strings,
+  }),
+  layers: z.array(
+    z.object({
+      digest: digestSchema,
+      chainId: digestSchema,
+      sizeBytes: z.number(),
+      isPinned: z.boolean(),
+    }),
+  ),
+  /** A registry's name, or a directory of the host. */
+  from: z.string().optional(),
+});
+
+export const verifiedLayer = z.object({
+  digest: digestSchema,
+  chainId: digestSchema,
+  differences: z.array(
+    z.object({ path: z.string(), problem: z.enum(['changed', 'missing', 'unexpected']) }),
+  ),
+  /** Why it could not be verified. */
+  unverified: z.string().optional(),
+});
+
 export const checkSchema = z.object({
   name: z.string(),
   /** warn: works without, but slower or with less; fail: functions cannot run. */

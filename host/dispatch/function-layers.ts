@@ -8,7 +8,7 @@ import type { StorageDrivers } from '../storage/storage-drivers.ts';
 import type { FunctionLayers } from './local-functions.ts';
 
 export interface FunctionLayerSources {
-  store: Pick<LayerStore, 'acquire' | 'image' | 'importLayer'>;
+  store: Pick<LayerStore, 'acquire' | 'image' | 'importAndAcquire'>;
   /** Joins layers ahead where the function's driver does. */
   storage: Pick<StorageDrivers, 'of'>;
   /** Reference of the image that functions run in. */
@@ -40,14 +40,14 @@ export async function loadFunctionLayers(
   // Before the import, which may evict what nobody holds.
   using baseLease = store.acquire(baseIds);
   const { digest, diffId, sizeBytes } = version.layer;
-  const top = await store.importLayer({
-    blob: await fetchLayer(digest),
+  using top = await store.importAndAcquire({
+    blob: () => fetchLayer(digest),
     digest,
     sizeBytes,
     diffId,
     parentChainId: baseLease.layers.at(-1)?.chainId,
   });
-  const lease = store.acquire([...baseIds, top.chainId]);
+  const lease = store.acquire([...baseIds, ...top.layers.map(({ chainId }) => chainId)]);
   try {
     const prepared = await driver.prepare(lease.layers.map(({ path }) => path));
     const release = (): void => {

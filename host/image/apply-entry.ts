@@ -2,11 +2,13 @@
  * Applies one entry of a layer's tar to the layer's directory by the rules of the OCI image
  * specification, whiteouts in overlayfs's form.
  */
+import { createHash } from 'node:crypto';
 import {
   closeSync,
   constants,
   fchmodSync,
   fchownSync,
+  fstatSync,
   futimesSync,
   write,
   writeSync,
@@ -49,6 +51,8 @@ export interface Made {
   components: string[];
   kind: 'file' | 'directory' | 'other';
   timeMs: number;
+  /** Of a file: SHA-256 of its content in hexadecimal, and its inode number. */
+  content?: { digest: string; inode: number };
 }
 
 const ownerMax = 0xfffffffe;
@@ -104,7 +108,7 @@ export async function applyEntry(
   switch (header.type) {
     case 'file':
     case 'contiguous-file':
-      await makeFile(parent, header, content);
+      made.content = await makeFile(parent, header, content);
       break;
     case 'directory':
       makeDirectory(layer, parent, { name, header, hidden });
@@ -177,7 +181,7 @@ async function makeFile(
   parent: OpenDirectory,
   header: CheckedHeader,
   content: AsyncIterable<Uint8Array>,
-): Promise<void> {
+): Promise<{ digest: string; inode: number }> {
   const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants;
   const fd = openAt(parent.fd, header.components.at(-1) ?? '', {
     flags: O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW,
@@ -185,8 +189,13 @@ async function makeFile(
     resolve: resolve.beneath | resolve.noSymlinks | resolve.noMagicLinks,
   });
   try {
-    for await (const chunk of content) await writeWhole(fd, chunk);
+    const digest = createHash('sha256');
+    for await (const chunk of content) {
+      digest.update(chunk);
+      await writeWhole(fd, chunk);
+    }
     setMetadata(fd, header);
+    return { digest: digest.digest('hex'), inode: fstatSync(fd).ino };
   } finally {
     closeSync(fd);
   }

@@ -8,7 +8,8 @@ import type { Readable } from 'node:stream';
 import { HatchError, messageOf } from '../base/errors.ts';
 import { chainId, type Digest } from './digest.ts';
 import type { Lease } from './layer-cache.ts';
-import type { LayerImport, LayerStore, StoredLayer } from './layer-store.ts';
+import type { LayerImport } from './image-import.ts';
+import type { LayerStore, StoredLayer } from './layer-store.ts';
 import { planBurst } from './policy/burst-plan.ts';
 import { readAhead } from './read-ahead.ts';
 

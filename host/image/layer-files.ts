@@ -6,12 +6,14 @@
  * <root>/records/         what each of them is: a layer without a record is garbage
  * <root>/images/          names of images and the layers they consist of
  * <root>/usage/           the order of use, written when the store is closed
- * <root>/ingest/ trash/   coming and going; emptied when the store is opened
+ * <root>/trees/<name>     what is in each layer, to verify it again
+ * <root>/downloads/ ingest/ trash/   coming and going; emptied when the store is opened
  * ```
  * A layer is unpacked in `ingest`, flushed, renamed into `layers`, and exists once its record does.
  */
 import { mkdir, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { channels } from '../base/channels.ts';
 import { digestOf, hexOf } from './digest.ts';
 import type { Digest } from './digest.ts';
 import {
@@ -20,6 +22,7 @@ import {
   imageRecordSchema,
   layerRecordSchema,
   orderRecordSchema,
+  writeFlushed,
 } from './records.ts';
 import type { ImageRecord, LayerRecord } from './records.ts';
 
@@ -44,12 +47,13 @@ export class LayerFiles {
 
   /** Clears what a crash left, and returns the rest: layers from least to most recently used. */
   async load(): Promise<{ layers: LayerRecord[]; images: ImageRecord[] }> {
-    for (const name of ['ingest', 'trash']) {
+    for (const name of ['downloads', 'ingest', 'trash']) {
       await rm(join(this.#root, name), { recursive: true, force: true });
       await mkdir(join(this.#root, name), { recursive: true, mode: 0o700 });
     }
     // Setuid files of images must be out of reach of this host's users.
     await mkdir(this.layersDirectory, { recursive: true, mode: 0o700 });
+    await mkdir(join(this.#root, 'trees'), { recursive: true, mode: 0o700 });
     const layers = await this.#loadLayers();
     const known = new Set(layers.map(({ chainId }) => chainId));
     const images: ImageRecord[] = [];
@@ -58,6 +62,16 @@ export class LayerFiles {
       else await this.removeImage(image.reference);
     }
     return { layers, images };
+  }
+
+  /** For blobs on their way. */
+  get downloadsDirectory(): string {
+    return join(this.#root, 'downloads');
+  }
+
+  /** Where the list of a layer's entries is. */
+  treePathOf(directoryName: string): string {
+    return join(this.#root, 'trees', directoryName);
   }
 
   pathOf(directoryName: string): string {
@@ -72,12 +86,20 @@ export class LayerFiles {
   }
 
   /** Makes an unpacked, flushed directory a layer. */
-  async publish(ingest: string, layer: Omit<LayerRecord, 'directoryName'>): Promise<LayerRecord> {
+  async publish(
+    ingest: { directory: string; tree: AsyncIterable<string> },
+    layer: Omit<LayerRecord, 'directoryName'>,
+  ): Promise<LayerRecord> {
     const directoryName = (++this.#lastName).toString(36);
     const record = { ...layer, directoryName };
-    await rename(ingest, this.pathOf(directoryName));
+    await writeFlushed(this.treePathOf(directoryName), ingest.tree);
+    await flushDirectory(join(this.#root, 'trees'));
+    channels.pullStep.publish('listed');
+    await rename(ingest.directory, this.pathOf(directoryName));
     await flushDirectory(this.layersDirectory);
+    channels.pullStep.publish('moved');
     await this.writeLayer(record);
+    channels.pullStep.publish('recorded');
     return record;
   }
 
@@ -91,6 +113,7 @@ export class LayerFiles {
     const trash = join(this.#root, 'trash', directoryName);
     await rename(this.pathOf(directoryName), trash);
     await rm(trash, { recursive: true });
+    await rm(this.treePathOf(directoryName), { force: true });
   }
 
   async writeImage(image: ImageRecord): Promise<void> {
@@ -117,6 +140,9 @@ export class LayerFiles {
     const kept = new Set([...byId.values()].map(({ directoryName }) => directoryName));
     for (const name of directories) {
       if (!kept.has(name)) await rm(this.pathOf(name), { recursive: true });
+    }
+    for (const name of await readdir(join(this.#root, 'trees'))) {
+      if (!kept.has(name)) await rm(this.treePathOf(name), { recursive: true });
     }
     this.#lastName = Math.max(0, ...[...kept].map(nameNumber));
     const order = (await this.#order.load()).get(orderName) ?? [];

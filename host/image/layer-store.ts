@@ -3,23 +3,24 @@
  * A listed image has all its layers: when one is evicted, its images are forgotten with it.
  */
 import { rm } from 'node:fs/promises';
-import type { Readable } from 'node:stream';
+import { Readable } from 'node:stream';
+import { channels } from '../base/channels.ts';
 import { HatchError } from '../base/errors.ts';
-import { chainId, chainIds } from './digest.ts';
-import type { Digest } from './digest.ts';
-import { LayerCache } from './layer-cache.ts';
-import type { Lease } from './layer-cache.ts';
+import { chainId, type Digest } from './digest.ts';
+import { diskFull } from './disk-full.ts';
+import type { Blob, TakenBlob } from './downloads.ts';
+import { fileOf, layerImports, layersFrom } from './image-import.ts';
+import type { IdentifiedLayer, ImageImport, LayerImport } from './image-import.ts';
+import { LayerCache, type Lease } from './layer-cache.ts';
 import { LayerFiles } from './layer-files.ts';
-import { hostPlatform } from './manifest.ts';
-import type { ImageConfig, Platform } from './manifest.ts';
-import { blobPath, readImage } from './oci-layout.ts';
-import type { LayoutImage } from './oci-layout.ts';
-import { makeEvictionPolicy } from './policy/eviction-policy.ts';
-import type { EvictionPolicyName } from './policy/eviction-policy.ts';
-import type { ImageRecord, LayerRecord } from './records.ts';
+import { treeOf } from './layer-tree.ts';
+import { hostPlatform, type ImageConfig, type Platform } from './manifest.ts';
+import { makeEvictionPolicy, type EvictionPolicyName } from './policy/eviction-policy.ts';
+import { readImage } from './oci-layout.ts';
+import type { ImageOrigin, ImageRecord, LayerRecord } from './records.ts';
 import { parseReference } from './reference.ts';
 import { defaultUnpackLimits, unpackLayer } from './unpack.ts';
-import type { UnpackLimits } from './unpack.ts';
+import type { UnpackLimits, UnpackedLayer } from './unpack.ts';
 
 export interface StoredLayer {
   chainId: Digest;
@@ -40,19 +41,10 @@ export interface StoredImage {
   digest: Digest;
   reference: string;
   config: ImageConfig;
+  /** What a push needs; images that were stored by an older version have none. */
+  origin: ImageOrigin | undefined;
   /** Bottom first. */
   layers: StoredLayer[];
-}
-
-export interface LayerImport {
-  /** A path or a stream: tar, plain or compressed by gzip or zstd. */
-  blob: string | Readable;
-  /** Of the blob as it is. */
-  digest: Digest;
-  sizeBytes: number;
-  diffId: Digest;
-  /** The layer below, which must be stored; without it the layer is a bottom one. */
-  parentChainId?: Digest | undefined;
 }
 
 export interface LayerStoreOptions {
@@ -106,6 +98,16 @@ export class LayerStore {
     return this.#files.layersDirectory;
   }
 
+  /** Where the list of what was unpacked is. */
+  treePathOf(layer: StoredLayer): string {
+    return this.#files.treePathOf(layer.directoryName);
+  }
+
+  /** For blobs on their way; emptied when the store is opened. */
+  get downloadsDirectory(): string {
+    return this.#files.downloadsDirectory;
+  }
+
   /** Bytes of all unpacked layers, those of them that are held, and how many there may be. */
   get usage(): { usedBytes: number; heldBytes: number; capacityBytes: number } {
     const { usedBytes, heldBytes, capacityBytes } = this.#cache;
@@ -128,19 +130,55 @@ export class LayerStore {
       platform: options.platform ?? hostPlatform(),
       ...(options.name === undefined ? {} : { reference: options.name }),
     });
+    const blobs = { take: ({ digest }: Blob) => fileOf(options.directory, digest) };
+    return this.importImage({
+      reference: options.reference ?? image.reference ?? image.digest,
+      image,
+      blobs,
+      origin: { directory: options.directory },
+    });
+  }
+
+  /**
+   * Imports an image whose documents are known. All blobs that are needed are asked for at once,
+   * and unpacked from the bottom. Throws as `importLayout`, and what `blobs` fails with.
+   */
+  async importImage(options: ImageImport): Promise<StoredImage> {
+    const { image, reference, blobs } = options;
+    if (reference !== image.digest) parseReference(reference);
+    const imports = layerImports(image);
+    const origin = {
+      ...options.origin,
+      manifest: image.manifestBytes.toString('utf8'),
+      configuration: image.configBytes.toString('utf8'),
+    };
     const { digest, config } = image;
-    const reference = options.reference ?? image.reference ?? digest;
-    if (reference !== digest) parseReference(reference);
-    const record = { reference, digest, chainIds: chainIds(config.diffIds), config };
+    const record = { reference, digest, chainIds: imports.map(({ id }) => id), config, origin };
     // Layers of one image must not push out each other.
     using leases = new DisposableStack();
-    for (const layer of layerImports(options.directory, image)) {
-      const id = chainId(layer.parentChainId, layer.diffId);
-      while (!this.#cache.has(id)) await this.importLayer(layer);
+    await using taken = new AsyncDisposableStack();
+    const files = new Map<Digest, TakenBlob>();
+    const take = (layer: IdentifiedLayer): TakenBlob => {
+      const blob = taken.adopt(blobs.take(layer), (one) => one.release());
+      files.set(layer.id, blob);
+      return blob;
+    };
+    for (const layer of imports) {
+      if (this.#cache.has(layer.id)) leases.use(this.#cache.acquire([layer.id]));
+      else take(layer);
+    }
+    for (const layer of imports) {
+      const { id } = layer;
+      while (!this.#cache.has(id)) {
+        const { path } = files.get(id) ?? take(layer);
+        await this.importLayer({ ...layer, blob: await path });
+      }
       leases.use(this.#cache.acquire([id]));
+      await files.get(id)?.release();
     }
     await this.#files.writeImage(record);
     this.#images.set(reference, record);
+    channels.pullStep.publish('named');
     return this.#storedImage(record);
   }
 
@@ -155,7 +193,7 @@ export class LayerStore {
     const stored = this.#cache.get(id);
     const flight = stored ?? this.#flights.get(key);
     if (flight !== undefined) {
-      if (typeof layer.blob !== 'string') layer.blob.destroy();
+      if (layer.blob instanceof Readable) layer.blob.destroy();
       if (stored !== undefined) this.#cache.touch(id);
       return await flight;
     }
@@ -206,6 +244,15 @@ export class LayerStore {
     return true;
   }
 
+  /** Imports a layer where it is missing, and leases it. Throws as `importLayer`. */
+  async importAndAcquire(layer: LayerImport): Promise<Lease<StoredLayer>> {
+    const id = chainId(layer.parentChainId, layer.diffId);
+    await this.importLayer(layer);
+    // Others' imports may have evicted it in this moment.
+    if (!this.#cache.has(id)) await this.importLayer(layer);
+    return this.#cache.acquire([id]);
+  }
+
   /** Leases layers, all or none, until the lease is released. Throws `image.not_found`. */
   acquire(ids: readonly Digest[]): Lease<StoredLayer> {
     return this.#cache.acquire(ids);
@@ -249,22 +296,21 @@ export class LayerStore {
   }
 
   async #ingest(id: Digest, layer: LayerImport): Promise<StoredLayer> {
-    const parents = this.#stackFrom(layer.parentChainId);
+    const parents = layersFrom(layer.parentChainId, (parent) => this.#cache.get(parent));
     // Their directories are read while unpacking.
     using _parents = this.#cache.acquire(parents.map((parent) => parent.chainId));
     const ingest = await this.#files.startIngest();
     try {
-      const { unpackedBytes } = await this.#unpack(layer, ingest, parents);
+      const { unpackedBytes, fileDigests } = await this.#unpack(layer, ingest, parents);
+      channels.pullStep.publish('unpacked');
       const { diffId, digest, parentChainId } = layer;
-      const { pinned: _pinned, ...record } = await this.#files.publish(ingest, {
-        chainId: id,
-        diffId,
-        digest,
-        parentChainId,
-        sizeBytes: unpackedBytes,
-        pinned: false,
-      });
+      const { pinned: _pinned, ...record } = await this.#files.publish(
+        { directory: ingest, tree: treeOf(ingest, fileDigests) },
+        { chainId: id, diffId, digest, parentChainId, sizeBytes: unpackedBytes, pinned: false },
+      );
       return this.#admit(this.#storedLayer(record));
+    } catch (error) {
+      throw diskFull(error, `layer ${layer.digest}`) ?? error;
     } finally {
       await rm(ingest, { recursive: true, force: true });
     }
@@ -274,12 +320,13 @@ export class LayerStore {
     layer: LayerImport,
     directory: string,
     parents: StoredLayer[],
-  ): Promise<{ unpackedBytes: number }> {
+  ): Promise<UnpackedLayer> {
+    const { blob } = layer;
     const roomBytes = Math.max(this.#cache.capacityBytes - this.#cache.heldBytes, 0);
     const unpackedBytesMax = Math.min(this.#limits.unpackedBytesMax, roomBytes);
     try {
       return await unpackLayer({
-        source: layer,
+        source: { ...layer, blob: typeof blob === 'function' ? await blob() : blob },
         directory,
         lowers: parents.map((parent) => parent.path),
         limits: { ...this.#limits, unpackedBytesMax },
@@ -311,23 +358,6 @@ export class LayerStore {
       this.#discard(layer);
       throw error;
     }
-  }
-
-  /** A layer and all below it, uppermost first. */
-  #stackFrom(top: Digest | undefined): StoredLayer[] {
-    const stack: StoredLayer[] = [];
-    for (let id = top; id !== undefined; id = stack.at(-1)?.parentChainId) {
-      const layer = this.#cache.get(id);
-      if (layer !== undefined) stack.push(layer);
-      // Further down only the attributes of made-up parents would be lost.
-      else if (stack.length > 0) return stack;
-      else
-        throw new HatchError(
-          'image.not_found',
-          `Cannot import a layer upon ${id}: import that layer first`,
-        );
-    }
-    return stack;
   }
 
   /** Of a layer that the cache no longer has. */
@@ -364,17 +394,7 @@ export class LayerStore {
 
   #storedImage(record: ImageRecord): StoredImage {
     const layers = record.chainIds.flatMap((id) => this.#cache.get(id) ?? []);
-    return { digest: record.digest, reference: record.reference, config: record.config, layers };
+    const { digest, reference, config, origin } = record;
+    return { digest, reference, config, origin, layers };
   }
-}
-
-function layerImports(directory: string, image: LayoutImage): LayerImport[] {
-  const ids = chainIds(image.config.diffIds);
-  return image.manifest.layers.flatMap(({ digest, size }, index) => {
-    const diffId = image.config.diffIds[index];
-    if (diffId === undefined) return [];
-    const parentChainId = ids[index - 1];
-    const blob = blobPath(directory, digest);
-    return [{ blob, digest, sizeBytes: size, diffId, parentChainId }];
-  });
 }

@@ -123,6 +123,9 @@ export function parseConfig(bytes: Uint8Array): ImageConfig {
   };
 }
 
+/** What a registry may answer with. */
+export const documentTypes: readonly string[] = [...indexTypes, ...manifestTypes];
+
 export function isIndex(entry: Descriptor): boolean {
   return indexTypes.includes(entry.mediaType);
 }

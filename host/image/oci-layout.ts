@@ -15,24 +15,14 @@ import { HatchError } from '../base/errors.ts';
 import { isErrno } from '../sys/errors.ts';
 import { digestOf, hexOf } from './digest.ts';
 import type { Digest } from './digest.ts';
-import {
-  isIndex,
-  mediaType,
-  parseConfig,
-  parseIndex,
-  parseManifest,
-  referenceAnnotation,
-  selectEntry,
-} from './manifest.ts';
-import type { Descriptor, ImageConfig, ImageManifest, Platform } from './manifest.ts';
+import { documentBytesMax, findImage } from './image-documents.ts';
+import type { ImageDocuments } from './image-documents.ts';
+import { mediaType, parseIndex, referenceAnnotation, selectEntry } from './manifest.ts';
+import type { Descriptor, Platform } from './manifest.ts';
 
-/** An image found in a layout: documents checked against their digests, layers not yet. */
-export interface LayoutImage {
-  /** Of the manifest. */
-  digest: Digest;
+/** An image found in a layout. */
+export interface LayoutImage extends ImageDocuments {
   reference: string | undefined;
-  manifest: ImageManifest;
-  config: ImageConfig;
 }
 
 /** The serialised configuration of an image, as the OCI specification has it. */
@@ -45,8 +35,6 @@ export interface ConfigDocument {
   history?: { created_by: string }[];
 }
 
-const documentBytesMax = 4 * 1024 * 1024;
-const nestedIndexesMax = 3;
 const layoutFile = '{"imageLayoutVersion":"1.0.0"}';
 
 export async function readImage(
@@ -54,28 +42,15 @@ export async function readImage(
   wanted: { platform: Platform; reference?: string },
 ): Promise<LayoutImage> {
   const indexBytes = await readWhole(join(directory, 'index.json'), directory);
-  let entry = selectEntry(parseIndex(indexBytes), wanted);
+  const entry = selectEntry(parseIndex(indexBytes), wanted);
   const reference = entry.annotations?.[referenceAnnotation] ?? wanted.reference;
-  for (let depth = 0; isIndex(entry); depth++) {
-    if (depth === nestedIndexesMax)
-      throw new HatchError('image.invalid', `Cannot use image in "${directory}": nested too deep`);
-    const nested = parseIndex(await readDocument(directory, entry));
-    entry = selectEntry(nested, { platform: wanted.platform });
-  }
-  const manifest = parseManifest(await readDocument(directory, entry));
-  const config = parseConfig(await readDocument(directory, manifest.config));
-  if (config.diffIds.length !== manifest.layers.length)
-    throw new HatchError(
-      'image.invalid',
-      `Cannot use image in "${directory}": it has ${manifest.layers.length} layers, ` +
-        `but its configuration names ${config.diffIds.length}`,
-    );
-  if (config.os !== wanted.platform.os || config.architecture !== wanted.platform.architecture)
-    throw new HatchError(
-      'image.invalid',
-      `Cannot use image in "${directory}": it is for ${config.os}/${config.architecture}`,
-    );
-  return { digest: entry.digest, reference, manifest, config };
+  const image = await findImage({
+    entry,
+    platform: wanted.platform,
+    where: `"${directory}"`,
+    read: ({ digest }) => readWhole(blobPath(directory, digest), directory),
+  });
+  return { ...image, reference };
 }
 
 /** Where a blob is; whoever reads it checks its digest. */
@@ -134,16 +109,6 @@ async function writeDocument(
   const digest = digestOf(bytes);
   await writeFile(blobPath(directory, digest), bytes);
   return { mediaType: type, digest, size: bytes.length };
-}
-
-async function readDocument(directory: string, entry: Descriptor): Promise<Buffer> {
-  const bytes = await readWhole(blobPath(directory, entry.digest), directory);
-  if (bytes.length !== entry.size || digestOf(bytes) !== entry.digest)
-    throw new HatchError(
-      'image.invalid',
-      `Cannot use image in "${directory}": blob ${entry.digest} does not match its digest and size`,
-    );
-  return bytes;
 }
 
 async function readWhole(path: string, directory: string): Promise<Buffer> {

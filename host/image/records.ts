@@ -36,16 +36,28 @@ export const imageRecordSchema = z.object({
     labels: strings,
     diffIds: z.array(digest),
   }),
+  /** What a push needs: the documents as they were, and where the blobs are. */
+  origin: z
+    .object({
+      manifest: z.string(),
+      configuration: z.string(),
+      /** One of them. */
+      directory: z.string().optional(),
+      remote: z.object({ reference: z.string(), insecure: z.boolean() }).optional(),
+    })
+    .optional(),
 });
 export const orderRecordSchema = z.array(digest);
 
 export type LayerRecord = z.infer<typeof layerRecordSchema>;
 export type ImageRecord = z.infer<typeof imageRecordSchema>;
+export type ImageOrigin = NonNullable<ImageRecord['origin']>;
 
 /** A directory of records of one kind, by name. */
 export class RecordDirectory<T> {
   readonly #directory: string;
   readonly #schema: z.ZodType<T>;
+  #lastWrite = 0;
 
   constructor(directory: string, schema: z.ZodType<T>) {
     this.#directory = directory;
@@ -68,10 +80,10 @@ export class RecordDirectory<T> {
 
   async write(name: string, record: T): Promise<void> {
     const path = join(this.#directory, `${name}.json`);
-    await using file = await open(`${path}.new`, 'w', 0o600);
-    await file.writeFile(JSON.stringify(record));
-    await file.sync();
-    await rename(`${path}.new`, path);
+    // Two writers of one record do not write into each other's file: the later rename counts.
+    const written = `${path}.${++this.#lastWrite}.new`;
+    await writeFlushed(written, JSON.stringify(record));
+    await rename(written, path);
     await flushDirectory(this.#directory);
   }
 
@@ -87,6 +99,16 @@ export class RecordDirectory<T> {
       return undefined;
     }
   }
+}
+
+/** Writes a file whole, and waits until it is on the disk. */
+export async function writeFlushed(
+  path: string,
+  content: string | AsyncIterable<string>,
+): Promise<void> {
+  await using file = await open(path, 'w', 0o600);
+  await file.writeFile(content);
+  await file.sync();
 }
 
 /** Makes renames in a directory survive a power cut. */

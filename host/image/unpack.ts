@@ -17,6 +17,8 @@ import { DigestMeter } from './digest.ts';
 import type { Digest } from './digest.ts';
 import { LayerDirectory } from './layer-directory.ts';
 import { invalidEntry } from './layer-path.ts';
+import type { FileDigests } from './layer-tree.ts';
+import { diskFull } from './disk-full.ts';
 
 export interface UnpackLimits {
   /** Files, directories, links and whiteouts of one layer. */
@@ -43,7 +45,13 @@ export interface LayerSource {
   diffId: Digest;
 }
 
+export interface UnpackedLayer {
+  unpackedBytes: number;
+  fileDigests: FileDigests;
+}
+
 const chunkBytes = 256 * 1024;
+const blockBytes = 512;
 /** Up to here it does not matter how well a layer is compressed. */
 const expandedBytesMin = 64 * 1024 * 1024;
 // Headers, padding and pax records beside the files' data.
@@ -65,7 +73,7 @@ export async function unpackLayer(options: {
   directory: string;
   lowers: readonly string[];
   limits?: Partial<UnpackLimits>;
-}): Promise<{ unpackedBytes: number }> {
+}): Promise<UnpackedLayer> {
   const { source } = options;
   const limits = { ...defaultUnpackLimits, ...options.limits };
   const compressed = new DigestMeter({
@@ -77,7 +85,7 @@ export async function unpackLayer(options: {
   using layer = new LayerDirectory(options.directory, options.lowers);
   const { stream, decompressor } = await openSource(source.blob);
   const [piped, applied] = await Promise.allSettled([
-    pipeline(stream, compressed, decompressor, tar, extractor),
+    pipeline(stream, compressed, decompressor, tar, wholeBlocks, extractor),
     applyAll(layer, extractor, limits),
   ]);
   if (applied.status === 'rejected' && applied.reason instanceof HatchError) throw applied.reason;
@@ -86,8 +94,12 @@ export async function unpackLayer(options: {
   expectEqual('size', String(source.sizeBytes), String(compressed.bytes));
   expectEqual('digest', source.digest, compressed.digest());
   expectEqual('diffID', source.diffId, tar.digest());
+  // What is missing may be padding, but no data.
+  const tail = tar.bytes % blockBytes;
+  if (tail !== 0 && tail !== applied.value.lastSizeBytes % blockBytes)
+    throw unreadable(new Error('Unexpected end of data'));
   await flush(layer, applied.value.made);
-  return { unpackedBytes: applied.value.bytes };
+  return { unpackedBytes: applied.value.bytes, fileDigests: applied.value.fileDigests };
 }
 
 function tarMeter({ sizeBytes }: LayerSource, limits: UnpackLimits): DigestMeter {
@@ -133,9 +145,22 @@ function decompressorFor(head: Buffer): Transform {
   return new PassThrough();
 }
 
+/** Some programs, umoci among them, leave out what should pad the last entry to a whole block. */
+async function* wholeBlocks(chunks: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+  let bytes = 0;
+  for await (const chunk of chunks) {
+    bytes += chunk.length;
+    yield chunk;
+  }
+  if (bytes % blockBytes !== 0) yield Buffer.alloc(blockBytes - (bytes % blockBytes));
+}
+
 interface AppliedAll {
   bytes: number;
   made: Made[];
+  fileDigests: FileDigests;
+  /** Of the last entry's data. */
+  lastSizeBytes: number;
 }
 
 type Source = Extract extends AsyncIterable<infer S> ? S : never;
@@ -146,20 +171,24 @@ async function applyAll(
   limits: UnpackLimits,
 ): Promise<AppliedAll> {
   const made: Made[] = [];
+  const fileDigests = new Map<number, string>();
   let entries = 0;
+  let lastSizeBytes = 0;
   let bytes = 0;
   for await (const entry of extractor) {
     if (++entries > limits.entriesMax) throw overLimit('entriesMax', limits.entriesMax);
-    bytes += entry.header.size;
+    lastSizeBytes = entry.header.size;
+    bytes += lastSizeBytes;
     if (bytes > limits.unpackedBytesMax)
       throw overLimit('unpackedBytesMax', limits.unpackedBytesMax);
     const header = checkHeader(entry.header);
     const one = await explain(header.path, applyEntry(layer, header, contentOf(entry)));
     entry.resume();
     if (one !== undefined) made.push(one);
+    if (one?.content !== undefined) fileDigests.set(one.content.inode, one.content.digest);
   }
   restoreDirectoryTimes(layer, made);
-  return { bytes, made };
+  return { bytes, made, fileDigests, lastSizeBytes };
 }
 
 function contentOf(entry: Source): AsyncIterable<Uint8Array> {
@@ -173,7 +202,7 @@ async function explain<T>(path: string, work: Promise<T>): Promise<T> {
   } catch (error) {
     if (error instanceof HatchError || !(error instanceof Error) || !('syscall' in error))
       throw error;
-    throw invalidEntry(path, messageOf(error), error);
+    throw diskFull(error, `layer entry "${path}"`) ?? invalidEntry(path, messageOf(error), error);
   }
 }
 
@@ -227,5 +256,7 @@ function overLimit(limit: keyof UnpackLimits, value: number): HatchError {
 
 function unreadable(cause: unknown): Error {
   if (cause instanceof HatchError) return cause;
+  const full = diskFull(cause, 'layer');
+  if (full !== undefined) return full;
   return new HatchError('image.invalid', `Cannot unpack layer: ${messageOf(cause)}`, { cause });
 }

@@ -284,7 +284,7 @@ async function loadFunction(
   const version = { name: manifest.name, version: '1', manifest, entryPath, layer, createdAtMs: 0 };
   const layers = await loadFunctionLayers(
     {
-      store: engine.layers,
+      store: engine.images.store,
       storage: engine.storage,
       baseImage: engine.baseImage.reference,
       fetchLayer: () => Promise.resolve(createReadStream(layerFile)),

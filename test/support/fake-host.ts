@@ -14,6 +14,7 @@ import { thisMachine } from '../../host/function/limit-fields.ts';
 import { FunctionRegistry } from '../../host/function/registry.ts';
 import { SecretKeys } from '../../host/function/secret-keys.ts';
 import { SecretStore } from '../../host/function/secret-store.ts';
+import { RegistryClient } from '../../host/image/registry/registry-client.ts';
 import { FakePool } from './fake-pool.ts';
 
 export interface FakeHost {
@@ -84,6 +85,7 @@ export async function startFakeHost(
       images: noImages,
       bursts,
       baseLayer: undefined,
+      hostName: name,
       machine: thisMachine({
         memoryMb: 1024,
         limits: { cpuBurst: true, memoryHigh: true, io: true },
@@ -129,12 +131,23 @@ const bursts: BurstParts['bursts'] = {
   release: () => undefined,
 };
 
+const missing = () => Promise.reject(new HatchError('image.not_found', 'no layout there'));
 const noImages = {
-  images: () => [],
-  image: () => undefined,
-  importLayout: () => Promise.reject(new HatchError('image.not_found', 'no layout there')),
-  usage: { usedBytes: 0, heldBytes: 0, capacityBytes: 1 },
-  pin: () => Promise.resolve(),
-  unpin: () => Promise.resolve(),
-  isPinned: () => false,
+  store: {
+    images: () => [],
+    image: () => undefined,
+    importLayout: missing,
+    usage: { usedBytes: 0, heldBytes: 0, capacityBytes: 1 },
+    pin: () => Promise.resolve(),
+    unpin: () => Promise.resolve(),
+    isPinned: () => false,
+    layers: () => [],
+    removeLayer: () => false,
+    removeImage: () => Promise.resolve(false),
+    settled: () => Promise.resolve(),
+    acquire: () => ({ layers: [], release: () => {}, [Symbol.dispose]: () => {} }),
+    treePathOf: () => '/nowhere',
+  },
+  puller: { pull: missing, progress: () => [] },
+  client: new RegistryClient({ credentialsFile: '/nowhere' }),
 };

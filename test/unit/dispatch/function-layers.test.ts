@@ -6,7 +6,8 @@ import { loadFunctionLayers } from '../../../host/dispatch/function-layers.ts';
 import { parseManifest } from '../../../host/function/manifest.ts';
 import { chainId, digestOf } from '../../../host/image/digest.ts';
 import type { Digest } from '../../../host/image/digest.ts';
-import type { LayerImport, StoredImage, StoredLayer } from '../../../host/image/layer-store.ts';
+import type { LayerImport } from '../../../host/image/image-import.ts';
+import type { StoredImage, StoredLayer } from '../../../host/image/layer-store.ts';
 import type { StorageDriver } from '../../../host/storage/storage-driver.ts';
 
 const top = digestOf('function');
@@ -31,27 +32,28 @@ function fakeStore(failure?: HatchError) {
   const held: Digest[] = [];
   const imported: LayerImport[] = [];
   const image = { reference: 'base', digest: digestOf('image'), layers: base };
+  const acquire = (ids: readonly Digest[]) => {
+    held.push(...ids);
+    let isHeld = true;
+    const release = () => {
+      if (isHeld) for (const id of ids) held.splice(held.indexOf(id), 1);
+      isHeld = false;
+    };
+    return { layers: ids.map(layer), release, [Symbol.dispose]: release };
+  };
   return {
     base,
     held,
     imported,
     image: (reference: string) =>
       reference === 'base' ? (image as unknown as StoredImage) : undefined,
-    importLayer: (wanted: LayerImport) => {
+    importAndAcquire: (wanted: LayerImport) => {
       assert.equal(held.length, base.length, 'the base is leased while importing');
       imported.push(wanted);
       if (failure !== undefined) return Promise.reject(failure);
-      return Promise.resolve(layer(chainId(wanted.parentChainId, wanted.diffId)));
+      return Promise.resolve(acquire([chainId(wanted.parentChainId, wanted.diffId)]));
     },
-    acquire: (ids: readonly Digest[]) => {
-      held.push(...ids);
-      let isHeld = true;
-      const release = () => {
-        if (isHeld) for (const id of ids) held.splice(held.indexOf(id), 1);
-        isHeld = false;
-      };
-      return { layers: ids.map(layer), release, [Symbol.dispose]: release };
-    },
+    acquire,
   };
 }
 

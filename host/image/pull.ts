@@ -1,0 +1,101 @@
+/** From the name of an image in a registry to its layers in the store. */
+import { channels } from '../base/channels.ts';
+import { HatchError } from '../base/errors.ts';
+import { Downloads } from './downloads.ts';
+import type { Blob } from './downloads.ts';
+import type { LayerStore, StoredImage } from './layer-store.ts';
+import { hostPlatform } from './manifest.ts';
+import type { Platform } from './manifest.ts';
+import type { RegistryClient } from './registry/registry-client.ts';
+import { parseRemoteName } from './registry/remote-name.ts';
+
+export interface PullOptions {
+  platform?: Platform;
+  /** Plain HTTP, for this image. */
+  insecure?: boolean;
+}
+
+/** How far a pull is. */
+export interface PullProgress {
+  reference: string;
+  /** Of those layers that were not here: compressed. */
+  downloadedBytes: number;
+  totalBytes: number;
+}
+
+export interface PullerOptions {
+  store: LayerStore;
+  client: RegistryClient;
+  /** Downloads at the same time, of all pulls together. */
+  downloadsMax: number;
+  /** Of one layer, compressed. */
+  layerBytesMax: number;
+}
+
+export class ImagePuller {
+  readonly #options: PullerOptions;
+  readonly #downloads: Downloads;
+  readonly #underWay = new Map<PullProgress, Promise<StoredImage>>();
+  readonly #closing = new AbortController();
+
+  constructor(options: PullerOptions) {
+    this.#options = options;
+    const { downloadsDirectory: directory } = options.store;
+    this.#downloads = new Downloads({ directory, atOnceMax: options.downloadsMax });
+  }
+
+  /**
+   * Makes what a name stands for now the image of that name here. Layers that are here already are
+   * not read again; a layer that several pulls want is downloaded and unpacked once. Throws
+   * `image.*`, with nothing changed.
+   */
+  async pull(reference: string, options: PullOptions = {}): Promise<StoredImage> {
+    const { store, client, layerBytesMax } = this.#options;
+    const { insecure = false, platform = hostPlatform() } = options;
+    const { signal } = this.#closing;
+    const name = parseRemoteName(reference);
+    const image = await client.find(name, { platform, insecure, signal });
+    const tooLarge = image.manifest.layers.find(({ size }) => size > layerBytesMax);
+    if (tooLarge !== undefined)
+      throw new HatchError(
+        'image.invalid',
+        `Cannot pull "${name.reference}": layer ${tooLarge.digest} has ${tooLarge.size} bytes, ` +
+          `and more than ${layerBytesMax} are not allowed`,
+      );
+    channels.pullStep.publish('resolved');
+    const progress = { reference: name.reference, downloadedBytes: 0, totalBytes: 0 };
+    const take = (blob: Blob) => {
+      progress.totalBytes += blob.sizeBytes;
+      return this.#downloads.take(blob, async (to) => {
+        const onBytes = (bytes: number): void => {
+          progress.downloadedBytes += bytes;
+        };
+        const either = AbortSignal.any([to.signal, signal]);
+        await client.download(name, blob, { file: to.file, signal: either, insecure, onBytes });
+      });
+    };
+    const stored = store.importImage({
+      reference: name.reference,
+      image,
+      blobs: { take },
+      origin: { remote: { reference: name.reference, insecure } },
+    });
+    this.#underWay.set(progress, stored);
+    try {
+      return await stored;
+    } finally {
+      this.#underWay.delete(progress);
+    }
+  }
+
+  /** Breaks off what is under way. */
+  async close(): Promise<void> {
+    this.#closing.abort(new HatchError('host.draining', 'Cannot pull: the host is stopping'));
+    await Promise.allSettled(this.#underWay.values());
+  }
+
+  /** Pulls that have not ended. */
+  progress(): PullProgress[] {
+    return [...this.#underWay.keys()].map((pull) => ({ ...pull }));
+  }
+}
