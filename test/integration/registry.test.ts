@@ -16,7 +16,8 @@ import { RegistryClient } from '../../host/image/registry/registry-client.ts';
 import type { RegistrySettings } from '../../host/image/registry/registry-client.ts';
 import { verifyLayer } from '../../host/image/verify.ts';
 import { makeLayout } from '../support/image-layout.ts';
-import { RegistryServer, dockerConfig } from '../support/registry-server.ts';
+import { RegistryServer, dockerConfig, makeTls } from '../support/registry-server.ts';
+import { TokenService } from '../support/token-service.ts';
 
 const execute = promisify(execFile);
 const quick = { attemptsMax: 3, firstWaitMs: 10, waitMaxMs: 100 };
@@ -215,6 +216,36 @@ describe('docker-registry with TLS and a password', () => {
     await pushStored(parts, { source: layout.reference, target });
     await using other = await openParts({ certificateAuthorities, credentialsFile });
     assert.equal((await other.puller.pull(target)).digest, layout.digest);
+  });
+
+  test('a token service says who may push; anybody may pull', async () => {
+    const keys = fresh();
+    await mkdir(keys);
+    const files = await makeTls(keys);
+    const key = await readFile(files.key, 'utf8');
+    const certificate = await readFile(files.certificate, 'utf8');
+    await using service = await TokenService.start({ user, key, certificate });
+    await using server = await RegistryServer.start({ auth: service.settings(files.certificate) });
+    const insecure = [server.host];
+    const [known, wrong] = [fresh(), fresh()];
+    await writeFile(known, dockerConfig(server.host, user));
+    await writeFile(wrong, dockerConfig(server.host, { ...user, password: 'guessed' }));
+    const layout = await makeLayout({ directory: fresh(), compression: 'gzip' });
+    const target = `${server.host}/team/image:1`;
+
+    await using pusher = await openParts({ credentialsFile: known, insecure });
+    const { reference: source } = await pusher.store.importLayout({ directory: layout.directory });
+    await pushStored(pusher, { source, target });
+    // Some dozen requests, of which those at the same time may each ask for one.
+    assert.ok(service.asked <= 4, `tokens are kept: ${service.asked}`);
+    await using anybody = await openParts({ insecure });
+    assert.equal((await anybody.puller.pull(target)).digest, layout.digest);
+
+    await using stranger = await openParts({ credentialsFile: wrong, insecure });
+    const denied = { code: 'image.registry_denied', message: /answered 401.*docker login/ };
+    await assert.rejects(stranger.puller.pull(target), denied);
+    const other = { source: target, target: `${server.host}/team/other:1` };
+    await assert.rejects(pushStored(anybody, other), { code: 'image.registry_denied' });
   });
 
   test('a credential helper is asked', async () => {

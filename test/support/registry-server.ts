@@ -14,6 +14,11 @@ import { promisify } from 'node:util';
 
 const execute = promisify(execFile);
 
+export interface RegistryUser {
+  name: string;
+  password: string;
+}
+
 export class RegistryServer implements AsyncDisposable {
   /** `127.0.0.1:port` */
   readonly host: string;
@@ -26,9 +31,12 @@ export class RegistryServer implements AsyncDisposable {
     this.#child = child;
   }
 
-  /** With a user it wants basic authentication, with `tls` it speaks TLS with `tls.crt` of its. */
+  /**
+   * With a user it wants basic authentication, with `auth` what that says; with `tls` it speaks TLS
+   * with `tls.crt` of its.
+   */
   static async start(
-    options: { user?: { name: string; password: string }; tls?: boolean } = {},
+    options: { user?: RegistryUser; auth?: object; tls?: boolean } = {},
   ): Promise<RegistryServer> {
     const directory = await mkdtemp(join(tmpdir(), 'hatch-registry-'));
     const host = `127.0.0.1:${await freePort()}`;
@@ -41,6 +49,7 @@ export class RegistryServer implements AsyncDisposable {
       },
       http: { addr: host, ...(options.tls === true ? { tls: await makeTls(directory) } : {}) },
       ...(options.user === undefined ? {} : { auth: await makeAuth(directory, options.user) }),
+      ...(options.auth === undefined ? {} : { auth: options.auth }),
     };
     const file = join(directory, 'config.yml');
     // JSON is YAML.
@@ -71,12 +80,20 @@ export class RegistryServer implements AsyncDisposable {
 }
 
 /** A `config.json` as `docker login` writes it. */
-export function dockerConfig(host: string, user: { name: string; password: string }): string {
-  const auth = Buffer.from(`${user.name}:${user.password}`).toString('base64');
-  return JSON.stringify({ auths: { [host]: { auth } } });
+export function dockerConfig(host: string, user: RegistryUser): string {
+  return JSON.stringify({ auths: { [host]: { auth: encodeUser(user) } } });
 }
 
-async function makeTls(directory: string): Promise<{ certificate: string; key: string }> {
+export function basicAuthorization(user: RegistryUser): string {
+  return `Basic ${encodeUser(user)}`;
+}
+
+function encodeUser({ name, password }: RegistryUser): string {
+  return Buffer.from(`${name}:${password}`).toString('base64');
+}
+
+/** A key of curve P-256 and a certificate signed by itself; the paths of their files. */
+export async function makeTls(directory: string): Promise<{ certificate: string; key: string }> {
   const [certificate, key] = [join(directory, 'tls.crt'), join(directory, 'tls.key')];
   const subject = ['-subj', '/CN=hatch-test', '-addext', 'subjectAltName=IP:127.0.0.1'];
   const kind = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2'];
@@ -87,7 +104,7 @@ async function makeTls(directory: string): Promise<{ certificate: string; key: s
 
 async function makeAuth(
   directory: string,
-  user: { name: string; password: string },
+  user: RegistryUser,
 ): Promise<{ htpasswd: { realm: string; path: string } }> {
   const path = join(directory, 'htpasswd');
   await execute('htpasswd', ['-Bbc', '-C', '4', path, user.name, user.password]);
