@@ -25,7 +25,7 @@ const PR_CAP_AMBIENT = 47;
 const PR_CAP_AMBIENT_CLEAR_ALL = 4;
 // NOROOT, NO_SETUID_FIXUP, NO_CAP_AMBIENT_RAISE, each with its lock, and KEEP_CAPS locked off.
 const SECUREBITS = 0b11101111;
-const NO_SETUID_FIXUP = 0b100;
+const SECBIT_NO_SETUID_FIXUP = 0b100;
 /** As an id: leave it as it is. */
 const unchanged = 0xffff_ffff;
 const LINUX_CAPABILITY_VERSION_3 = 0x20080522;
@@ -176,7 +176,7 @@ export function becomeUnprivileged(options: { uid: number; gid: number }): void 
 export function withEffectiveUser<T>(uid: number, act: () => T): T {
   const own = process.geteuid?.() ?? 0;
   const bits = prctlCall(PR_GET_SECUREBITS, 0, 0, 0, 0);
-  prctlCall(PR_SET_SECUREBITS, bits | NO_SETUID_FIXUP, 0, 0, 0);
+  prctlCall(PR_SET_SECUREBITS, bits | SECBIT_NO_SETUID_FIXUP, 0, 0, 0);
   try {
     setresuidOfThread(unchanged, uid, unchanged);
     try {

@@ -18,6 +18,7 @@ import { measureInterference } from './interference.ts';
 import { measureLayers } from './layers.ts';
 import { measureMemory } from './memory.ts';
 import { printReport, writeReport, type Measured, type Options } from './report.ts';
+import { measurePull } from './pull.ts';
 import { measureStart } from './start.ts';
 import { measureStorage } from './storage.ts';
 import { Worker } from './worker.ts';
@@ -34,6 +35,7 @@ const scenarios: Record<string, (options: Options) => Promise<Measured>> = {
   copyup: measureCopyUp,
   layers: measureLayers,
   storage: measureStorage,
+  pull: measurePull,
 };
 const names = [...Object.keys(scenarios), 'all'].join('|');
 const usage = `Usage: npm run bench -- ${names} [--json FILE] [--markdown FILE] [--quick]`;

@@ -61,6 +61,10 @@ const expected: Record<string, { rows: Record<string, string>; ratios: string[] 
     ratios: ['noisy-p95/quiet-p95', 'bombed-call-p95/quiet-call-p95'],
   },
   copyup: { rows: { 'copy-ups 8 MiB': 'ms', 'copy-ups 4 KiB': 'ms' }, ratios: [] },
+  pull: {
+    rows: { pull: 'ms', 'skopeo+umoci': 'ms', import: 'ms', 'pull-peak-memory': 'MB' },
+    ratios: ['skopeo+umoci/pull', 'umoci-unpack/import'],
+  },
   layers: {
     rows: Object.fromEntries(
       'all-layers without-seccomp all-layers-drop without-seccomp-drop step-fork step-load'
