@@ -1,56 +1,18 @@
 /** What a small write to a large file of a layer costs, by storage driver and file system. */
-import { execFileSync } from 'node:child_process';
-import fs from 'node:fs';
-import { join } from 'node:path';
-import { BtrfsDriver } from '../../host/storage/btrfs.ts';
-import { DiskScratch } from '../../host/storage/disk-scratch.ts';
-import { MemoryScratch } from '../../host/storage/memory-scratch.ts';
-import { OverlayDriver } from '../../host/storage/overlay.ts';
-import type { StorageDriver, WritableRoot } from '../../host/storage/storage-driver.ts';
-import { makeRootPrivate } from '../../host/sys/mount.ts';
-import { namespaceFlag, unshare } from '../../host/sys/namespace.ts';
-import { DiskImage, type DiskType } from '../support/disk-image.ts';
-import { ratiosOf, rowOf, type Measured, type Options, type Row } from './report.ts';
+import { ratiosOf, type Measured, type Options, type Row } from './report.ts';
+import type { StorageHandlers } from './storage-worker.ts';
+import { Worker } from './worker.ts';
 
-const MiB = 2 ** 20;
-const diskMiB = 6144;
-const writeBytes = 4096;
-
-interface Contender {
-  name: string;
-  disk: DiskType;
-  open: (directory: string) => StorageDriver;
-}
-
-const overlayOn = (disk: DiskType): Contender => ({
-  name: `overlay/${disk}`,
-  disk,
-  open: (directory) => OverlayDriver.open(new DiskScratch({ directory, spareCount: 0 })),
-});
-const contenders: Contender[] = [
-  {
-    name: 'overlay/memory',
-    disk: 'ext4',
-    open: (mountPoints) => OverlayDriver.open(new MemoryScratch({ sizeBytes: 2e9, mountPoints })),
-  },
-  overlayOn('ext4'),
-  overlayOn('xfs'),
-  overlayOn('btrfs'),
-  {
-    name: 'btrfs',
-    disk: 'btrfs',
-    open: (directory) => BtrfsDriver.open({ directory, sizeBytes: 2e9 }),
-  },
-];
-
-/** Mounts images of its own, in a mount namespace of this thread's own. */
 export async function measureStorage({ quick, progress }: Options): Promise<Measured> {
-  unshare(namespaceFlag.mount);
-  makeRootPrivate();
+  const worker = new Worker<StorageHandlers>('storage-worker.ts');
   const rows: Row[] = [];
-  for (const contender of contenders) {
-    progress(`Writing with ${contender.name}`);
-    rows.push(...(await measure(contender, quick)));
+  try {
+    for (const name of await worker.ask('names', undefined)) {
+      progress(`Writing with ${name}`);
+      rows.push(...(await worker.ask('measure', { name, quick })));
+    }
+  } finally {
+    await worker.close();
   }
   const ratios = ratiosOf(rows, {
     'overlay/ext4 128 MiB/btrfs 128 MiB': ['overlay/ext4 128 MiB', 'btrfs 128 MiB'],
@@ -59,99 +21,4 @@ export async function measureStorage({ quick, progress }: Options): Promise<Meas
   const taken = rows.find(({ name }) => name === 'btrfs 128 MiB taken')?.p50 ?? Infinity;
   const budget = { what: 'btrfs 128 MiB taken', value: taken, unit: 'KiB', atMost: 256 };
   return { rows, ratios, budgets: [budget] };
-}
-
-async function measure({ name, disk: type, open }: Contender, quick: boolean): Promise<Row[]> {
-  using disk = new DiskImage(type, { sizeMiB: diskMiB });
-  const layer = join(disk.mountPoint, 'layer');
-  fs.mkdirSync(layer);
-  const sizes = quick ? [8, 128] : [8, 128, 1024];
-  for (const size of sizes) makeFile(join(layer, String(size)), size);
-  const driver = open(join(disk.mountPoint, 'state'));
-  try {
-    const lowerDirectories = [layer];
-    await driver.prepare(lowerDirectories);
-    const owner = { ownerUid: 0, ownerGid: 0 };
-    const make = (id: string) => driver.createRoot({ id, lowerDirectories, ...owner });
-    const rows: Row[] = [];
-    for (const size of sizes) rows.push(...(await writes({ name, size, quick, make })));
-    rows.push(...(await lives({ name, quick, make, place: disk.mountPoint })));
-    return rows;
-  } finally {
-    await driver.close();
-  }
-}
-
-/** The first write of each of some roots: how long it took, and how much less is free then. */
-async function writes(options: {
-  name: string;
-  size: number;
-  quick: boolean;
-  make: (id: string) => WritableRoot;
-}): Promise<Row[]> {
-  const { name, size, quick, make } = options;
-  const times: number[] = [];
-  const taken: number[] = [];
-  for (let round = 0; round < (quick ? 2 : 5); round++) {
-    const root = make(`write-${round}`);
-    const before = usedBytes(root.upperDirectory);
-    const start = performance.now();
-    const fd = fs.openSync(`/proc/self/fd/${root.mountFd}/${size}`, 'r+');
-    fs.writeSync(fd, Buffer.alloc(writeBytes, round), 0, writeBytes, 0);
-    times.push(performance.now() - start);
-    fs.closeSync(fd);
-    taken.push((usedBytes(root.upperDirectory) - before) / 1024);
-    await root.destroy();
-  }
-  return [
-    rowOf(`${name} ${size} MiB`, 'ms', times),
-    rowOf(`${name} ${size} MiB taken`, 'KiB', taken),
-  ];
-}
-
-/** Roots that write nothing: making, ending, and what many of them take together. */
-async function lives(options: {
-  name: string;
-  quick: boolean;
-  make: (id: string) => WritableRoot;
-  place: string;
-}): Promise<Row[]> {
-  const { name, quick, make, place } = options;
-  const count = quick ? 20 : 200;
-  const starts: number[] = [];
-  const ends: number[] = [];
-  const roots: WritableRoot[] = [];
-  const before = usedBytes(place);
-  for (let i = 0; i < count; i++) {
-    const start = performance.now();
-    roots.push(make(`life-${i}`));
-    starts.push(performance.now() - start);
-  }
-  const each = (usedBytes(place) - before) / 1024 / count;
-  for (const root of roots) {
-    const start = performance.now();
-    await root.destroy();
-    ends.push(performance.now() - start);
-  }
-  return [
-    rowOf(`${name} start`, 'ms', starts),
-    rowOf(`${name} teardown`, 'ms', ends),
-    rowOf(`${name} on disk per root`, 'KiB', [each]),
-  ];
-}
-
-/** Of the file system, with all that was written so far. */
-function usedBytes(path: string): number {
-  // The command has descriptors of its own.
-  execFileSync('sync', ['--file-system', path.replace('/self/', `/${process.pid}/`)]);
-  const { blocks, bfree, bsize } = fs.statfsSync(path);
-  return (blocks - bfree) * bsize;
-}
-
-function makeFile(path: string, sizeMiB: number): void {
-  const piece = Buffer.alloc(MiB, 7);
-  const fd = fs.openSync(path, 'w');
-  for (let i = 0; i < sizeMiB; i++) fs.writeSync(fd, piece);
-  fs.fsyncSync(fd);
-  fs.closeSync(fd);
 }

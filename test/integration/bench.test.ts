@@ -61,6 +61,19 @@ const expected: Record<string, { rows: Record<string, string>; ratios: string[] 
     ratios: ['noisy-p95/quiet-p95', 'bombed-call-p95/quiet-call-p95'],
   },
   copyup: { rows: { 'copy-ups 8 MiB': 'ms', 'copy-ups 4 KiB': 'ms' }, ratios: [] },
+  storage: {
+    rows: Object.fromEntries(
+      ['overlay/memory', 'overlay/ext4', 'overlay/xfs', 'overlay/btrfs', 'btrfs'].flatMap(
+        (name): [string, string][] => [
+          [`${name} 8 MiB`, 'ms'],
+          [`${name} 8 MiB taken`, 'KiB'],
+          [`${name} start`, 'ms'],
+          [`${name} teardown`, 'ms'],
+        ],
+      ),
+    ),
+    ratios: ['overlay/ext4 128 MiB/btrfs 128 MiB'],
+  },
   pull: {
     rows: { pull: 'ms', 'skopeo+umoci': 'ms', import: 'ms', 'pull-peak-memory': 'MB' },
     ratios: ['skopeo+umoci/pull', 'umoci-unpack/import'],
