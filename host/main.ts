@@ -163,6 +163,7 @@ async function serve({ config, log, engine, connection, opened }: Serving): Prom
   const layerParts = {
     store: images.store,
     storage,
+    startReads: images.startReads,
     baseImage: baseImage.reference,
     fetchLayer: (digest: Digest) => registry.getLayer(digest),
     directoryOf: (layer: StoredLayer) => layer.directoryName,

@@ -63,6 +63,8 @@ export interface StartRecord {
   endNs: number;
   /** What isolates the instance; the records of a host's instances have one in common. */
   isolation: Isolation;
+  /** Of its layer, when that may have been in memory no longer. */
+  readAheadBytes?: number;
 }
 
 export interface CallRecord {

@@ -37,6 +37,7 @@ export const startRecordSchema = z.object({
   startNs: z.number(),
   endNs: z.number(),
   isolation,
+  readAheadBytes: z.number().exactOptional(),
 });
 
 const errorCode = z.custom<ErrorCode>(

@@ -4,6 +4,7 @@ import { HatchError } from '../base/errors.ts';
 import type { FunctionVersion } from '../function/record.ts';
 import type { Digest } from '../image/digest.ts';
 import type { LayerStore, StoredLayer } from '../image/layer-store.ts';
+import type { StartReads } from '../image/start-reads.ts';
 import type { StorageDrivers } from '../storage/storage-drivers.ts';
 import type { FunctionLayers } from './local-functions.ts';
 
@@ -11,6 +12,7 @@ export interface FunctionLayerSources {
   store: Pick<LayerStore, 'acquire' | 'image' | 'importAndAcquire'>;
   /** Joins layers ahead where the function's driver does. */
   storage: Pick<StorageDrivers, 'of'>;
+  startReads: Pick<StartReads, 'follow'>;
   /** Reference of the image that functions run in. */
   baseImage: string;
   /** Of the object store, compressed; whoever unpacks it verifies it. */
@@ -25,7 +27,7 @@ export interface FunctionLayerSources {
  *   when its storage driver is not to be had here
  */
 export async function loadFunctionLayers(
-  { store, storage, baseImage, fetchLayer, directoryOf }: FunctionLayerSources,
+  { store, storage, startReads, baseImage, fetchLayer, directoryOf }: FunctionLayerSources,
   version: FunctionVersion,
 ): Promise<FunctionLayers> {
   const base = store.image(baseImage);
@@ -50,11 +52,13 @@ export async function loadFunctionLayers(
   const lease = store.acquire([...baseIds, ...top.layers.map(({ chainId }) => chainId)]);
   try {
     const prepared = await driver.prepare(lease.layers.map(({ path }) => path));
+    const reads = driver.readsLayers ? await startReads.follow(lease.layers) : undefined;
     const release = (): void => {
+      reads?.release();
       prepared.release();
       lease.release();
     };
-    return { directories: lease.layers.map(directoryOf), release };
+    return { directories: lease.layers.map(directoryOf), startReads: reads, release };
   } catch (error) {
     lease.release();
     throw error;

@@ -18,6 +18,7 @@ import type { FunctionSecrets, PoolFunction } from '../pool/pool-function.ts';
 export interface FunctionLayers {
   /** Bottom first: the base image's, then the function's own. */
   directories: string[];
+  startReads?: PoolFunction['startReads'];
   release(): void;
 }
 
@@ -132,7 +133,9 @@ export class LocalFunctions {
   async #load(version: FunctionVersion): Promise<Loaded> {
     const layers = await this.#options.loadLayers(version);
     const { readSecret } = this.#options;
-    const loaded = { fn: poolFunctionOf(version, layers.directories, readSecret), layers };
+    const { directories, startReads } = layers;
+    const fn = { ...poolFunctionOf(version, directories, readSecret), startReads };
+    const loaded = { fn, layers };
     const versions = this.#loaded.get(version.name) ?? new Map<string, Loaded>();
     versions.set(version.version, loaded);
     this.#loaded.set(version.name, versions);

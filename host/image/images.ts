@@ -1,5 +1,6 @@
 /** The images of a host: where they are, where they come from, where they go. */
 import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { HatchError, messageOf } from '../base/errors.ts';
 import { LayerStore } from './layer-store.ts';
 import type { LayerStoreOptions } from './layer-store.ts';
@@ -7,9 +8,11 @@ import { ImagePuller } from './pull.ts';
 import { RegistryClient } from './registry/registry-client.ts';
 import type { RegistrySettings } from './registry/registry-client.ts';
 import { parseMirror } from './registry/remote-name.ts';
+import { StartReads } from './start-reads.ts';
 
 export interface Images {
   store: LayerStore;
+  startReads: StartReads;
   client: RegistryClient;
   puller: ImagePuller;
   close(): Promise<void>;
@@ -37,14 +40,16 @@ export async function openImages({
   for (const url of Object.values(registries.mirrors ?? {}).flat()) parseMirror(url);
   const certificateAuthorities = caFile === undefined ? [] : [await readAuthorities(caFile)];
   const store = await LayerStore.open(storeOptions);
+  const startReads = await StartReads.open({ directory: join(storeOptions.root, 'start-reads') });
   const client = new RegistryClient({ ...registries, certificateAuthorities });
   const puller = new ImagePuller({ store, client, downloadsMax, layerBytesMax });
   const close = async (): Promise<void> => {
     await puller.close();
+    await startReads.close();
     client[Symbol.dispose]();
     await store.close();
   };
-  return { store, client, puller, close };
+  return { store, startReads, client, puller, close };
 }
 
 async function readAuthorities(file: string): Promise<string> {

@@ -44,6 +44,8 @@ interface Made {
 export interface StartOrder {
   /** It goes before other functions' starts that are under way. */
   passes: boolean;
+  /** What is being read for it meanwhile. */
+  readAheadBytes: number;
 }
 
 export class InstanceStarter {
@@ -94,7 +96,7 @@ export class InstanceStarter {
 
   async #start(
     fn: PoolFunction,
-    { passes }: StartOrder,
+    order: StartOrder,
     network: Network | undefined,
   ): Promise<Instance> {
     const startNs = network?.steps[0]?.startNs ?? nowNs();
@@ -107,16 +109,19 @@ export class InstanceStarter {
     try {
       const specialisation = specialisationOf(fn, network?.access, made === parked);
       const access = network?.access;
-      const steps = await this.#assign(sandbox, { fn, specialisation, access, passes });
+      const steps = await this.#assign(sandbox, { ...order, fn, specialisation, access });
       const connected = network?.steps ?? [];
       const before = parked === undefined ? await sandbox.parked() : [];
       const { isolation } = this.#options;
       const allSteps = [...connected, ...before, ...steps];
-      const startRecord = record({ fn, sandbox, path, startNs, steps: allSteps, isolation });
+      const { readAheadBytes } = order;
+      const facts = { fn, sandbox, path, startNs, steps: allSteps, isolation, readAheadBytes };
+      const startRecord = record(facts);
       const instance = new Instance({ fn, sandbox, startRecord });
       for (const output of early) instance.logOutput(output);
       this.#outputs.set(sandbox.id, (output) => instance.logOutput(output));
       if (channels.startEnd.hasSubscribers) channels.startEnd.publish(startRecord);
+      fn.startReads?.ended(() => sandbox.cgroup.pids());
       return instance;
     } catch (error) {
       const failure = asLoadFailure(error, early);
@@ -287,6 +292,7 @@ function record(start: {
   startNs: number;
   steps: Step[];
   isolation: Isolation;
+  readAheadBytes: number;
 }): StartRecord {
   return {
     instanceId: start.sandbox.id,
@@ -297,6 +303,7 @@ function record(start: {
     startNs: start.startNs,
     endNs: nowNs(),
     isolation: start.isolation,
+    ...(start.readAheadBytes > 0 && { readAheadBytes: start.readAheadBytes }),
   };
 }
 

@@ -1,6 +1,7 @@
 /**
  * What the pool needs to know of one version of one function: plain data, made by who deploys it.
- * Only secrets are read when an instance starts, so that they are nowhere in between.
+ * Only secrets are read when an instance starts, so that they are nowhere in between, and files are
+ * read ahead then.
  */
 import type { CgroupLimits } from '../cgroup/cgroup.ts';
 import type { SeccompProfile } from '../protocol/invoke.ts';
@@ -46,6 +47,16 @@ export interface PoolFunction extends TrustClass {
   egress: readonly string[];
   env: Record<string, string>;
   secrets?: FunctionSecrets | undefined;
+  /** Undefined where a root does not read the layers' files themselves. */
+  startReads?: StartReads | undefined;
+}
+
+/** What is told of its starts, so that their files are read ahead. */
+export interface StartReads {
+  /** One is known. Gives how many bytes are being read ahead for it. */
+  begin(): number;
+  /** It has ended well. `processes` gives those of its container, none when that is gone. */
+  ended(processes: () => readonly number[]): void;
 }
 
 export interface FunctionSecrets {

@@ -223,6 +223,7 @@ export class Pool {
     profile: FunctionProfile,
     cause: StartCause,
   ): Promise<Instance> {
+    const readAheadBytes = fn.startReads?.begin() ?? 0;
     const { passes } = await this.#starts.turn(fn.name);
     this.#starter.parked.hold(true);
     try {
@@ -234,7 +235,7 @@ export class Pool {
       this.#parkedTargets.started(fn, performance.now());
       try {
         if (this.#starter.parked.count > this.#room.parkedMax) this.#setParkedTargets();
-        const instance = await this.#starter.start(fn, { passes });
+        const instance = await this.#starter.start(fn, { passes, readAheadBytes });
         const { startNs, endNs } = instance.startRecord;
         profile.measuredStart((endNs - startNs) / nsPerMs);
         this.#room.settle(grant, instance);

@@ -45,6 +45,7 @@ interface Prepared {
 export class BtrfsDriver implements StorageDriver {
   readonly name = 'btrfs';
   readonly mapsOwners = true;
+  readonly readsLayers = false;
   readonly #options: Required<BtrfsOptions>;
   readonly #stacksPath: string;
   readonly #rootsPath: string;

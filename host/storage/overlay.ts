@@ -14,6 +14,7 @@ import type { PreparedLayers, RootRequest, StorageDriver, WritableRoot } from '.
 export class OverlayDriver implements StorageDriver {
   readonly name = 'overlay';
   readonly mapsOwners = false;
+  readonly readsLayers = true;
   readonly #scratch: ScratchSpace;
   readonly #lowerOption: LowerOption;
   readonly #roots = new Map<string, OverlayRoot>();

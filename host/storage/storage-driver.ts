@@ -35,6 +35,8 @@ export interface StorageDriver {
    * are stored. Otherwise they are to be given through a mount that maps them.
    */
   readonly mapsOwners: boolean;
+  /** Whether roots read the files of layers themselves: what is in memory of those serves all. */
+  readonly readsLayers: boolean;
   /**
    * Does ahead what roots of these lowers have in common. It is needed before the first of them,
    * and kept until released; twice is fine.

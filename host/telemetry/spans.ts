@@ -40,7 +40,12 @@ export function spansOf(record: CallRecord, source: SpanSource): ReadableSpan[] 
 
   const spans = [invoke, child('hatch.queue', queue)];
   if (start !== undefined) {
-    const attributes = { 'hatch.start.path': start.path, ...isolationAttributes(record) };
+    const readAheadBytes = record.startRecord?.readAheadBytes;
+    const attributes = {
+      'hatch.start.path': start.path,
+      ...(readAheadBytes === undefined ? {} : { 'hatch.start.read_ahead_bytes': readAheadBytes }),
+      ...isolationAttributes(record),
+    };
     const startSpan = child('hatch.start', start, attributes);
     spans.push(startSpan);
     // What was done ahead of the call began before its parent: its own times say so.

@@ -51,6 +51,9 @@ function headLines(record: CallRecord, paint: Paint): string[] {
     ...(record.instanceId === undefined ? [] : [`instance ${record.instanceId}`]),
     record.subject,
     sizes,
+    ...(startRecord?.readAheadBytes === undefined
+      ? []
+      : [`${formatBytes(startRecord.readAheadBytes)} read ahead`]),
   ];
   return [`${name}  ${how}${took}  ${total}  ${verdict}`, paint('dim', facts.join(' · '))];
 }

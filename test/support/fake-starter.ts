@@ -3,6 +3,7 @@ import { setImmediate as turn } from 'node:timers/promises';
 import { after } from 'node:test';
 import type { HatchError } from '../../host/base/errors.ts';
 import type { Acquired } from '../../host/pool/function-pool.ts';
+import type { StartOrder } from '../../host/pool/instance-starter.ts';
 import type { Instance } from '../../host/pool/instance.ts';
 import { Pool, type PoolOptions, type Starter } from '../../host/pool/pool.ts';
 import type { ParkedWish } from '../../host/pool/parked-containers.ts';
@@ -11,6 +12,8 @@ import { fakeInstance, sandboxOf } from './fake-sandbox.ts';
 
 export class FakeStarter implements Starter {
   readonly started: Instance[] = [];
+  /** What was begun to be read for each. */
+  readonly readAheadBytes: number[] = [];
   startsAtOnce = 0;
   parkedTarget = 0;
   refillsPerSecond = 0;
@@ -41,7 +44,8 @@ export class FakeStarter implements Starter {
     return this.started.filter(({ sandbox }) => sandbox.alive);
   }
 
-  async start(fn: PoolFunction): Promise<Instance> {
+  async start(fn: PoolFunction, { readAheadBytes }: StartOrder): Promise<Instance> {
+    this.readAheadBytes.push(readAheadBytes);
     this.startsAtOnce = Math.max(this.startsAtOnce, ++this.#starting);
     await turn();
     this.#starting--;

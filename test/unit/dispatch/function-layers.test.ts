@@ -58,23 +58,35 @@ function fakeStore(failure?: HatchError) {
 }
 
 /** A storage driver that remembers what is prepared. */
-function fakeStorage(failure?: HatchError) {
+function fakeStorage(failure?: HatchError, readsLayers = true) {
   const prepared: (readonly string[])[] = [];
   const prepare = (paths: readonly string[]) => {
     if (failure !== undefined) return Promise.reject(failure);
     prepared.push(paths);
     return Promise.resolve({ release: () => void prepared.splice(prepared.indexOf(paths), 1) });
   };
-  const of = () => ({ prepare }) as unknown as StorageDriver;
+  const of = () => ({ prepare, readsLayers }) as unknown as StorageDriver;
   return { prepared, of };
+}
+
+/** Which layers' reads are followed. */
+function fakeReads() {
+  const followed: string[] = [];
+  const follow = (layers: readonly { path: string }[]) => {
+    followed.push(...layers.map(({ path }) => path));
+    const release = () => void followed.splice(0);
+    return Promise.resolve({ begin: () => 0, ended: () => undefined, release });
+  };
+  return { followed, follow };
 }
 
 const sources = (
   store: ReturnType<typeof fakeStore>,
-  { baseImage = 'base', storage = fakeStorage() } = {},
+  { baseImage = 'base', storage = fakeStorage(), startReads = fakeReads() } = {},
 ) => ({
   store,
   storage,
+  startReads,
   baseImage,
   fetchLayer: () => Promise.resolve(Readable.from(['bytes'])),
   directoryOf: (one: StoredLayer) => one.directoryName,
@@ -99,6 +111,23 @@ test('the function lies on the base image, all of it leased until released', asy
   layers.release();
   assert.deepEqual(store.held, []);
   assert.deepEqual(storage.prepared, []);
+});
+
+test('what starts read of the layers is followed where roots read that itself', async () => {
+  for (const readsLayers of [true, false]) {
+    const store = fakeStore();
+    const startReads = fakeReads();
+    const storage = fakeStorage(undefined, readsLayers);
+    const layers = await loadFunctionLayers(sources(store, { storage, startReads }), version);
+    const own = layer(chainId(store.base[1]?.chainId, top));
+    assert.deepEqual(
+      startReads.followed,
+      readsLayers ? [...store.base, own].map(({ path }) => path) : [],
+    );
+    assert.equal(layers.startReads !== undefined, readsLayers);
+    layers.release();
+    assert.deepEqual(startReads.followed, []);
+  }
 });
 
 test('a failed import leaves nothing leased', async () => {

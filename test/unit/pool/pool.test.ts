@@ -27,6 +27,19 @@ test('at the limit of the host the longest idle instance goes, never a busy one'
   assert.equal(starter.alive.length, 3);
 });
 
+test('files are read ahead as soon as a start is known, and once for it', async () => {
+  const { pool, starter } = open();
+  const begun: number[] = [];
+  const begin = (): number => begun.push(starter.started.length) * 4096;
+  const fn = { ...poolFunction('a'), startReads: { begin, ended: () => undefined } };
+  const acquired = pool.acquire(fn, wait);
+  assert.deepEqual(begun, [0], 'at once, while the start waits for its turn');
+  pool.release(await acquired);
+  await hold(pool, fn);
+  assert.deepEqual(begun, [0], 'an instance that is there reads nothing');
+  assert.deepEqual(starter.readAheadBytes, [4096]);
+});
+
 test('when all are busy a call waits for room that another function gives up', async () => {
   const { pool, starter } = open({ instancesMax: 1 });
   const first = await hold(pool, poolFunction('a'));

@@ -42,6 +42,15 @@ describe('the spans of a call', () => {
     assert.deepEqual(handler?.endTime, spans[0]?.endTime);
   });
 
+  test('say how much was read ahead of a start, where something was', () => {
+    const ahead = startRecord({ readAheadBytes: 4096 });
+    const [read, plain] = [callRecord({ startRecord: ahead }), callRecord()].map((record) =>
+      spansOf(record, source).find(({ name }) => name === 'hatch.start'),
+    );
+    assert.equal(read?.attributes['hatch.start.read_ahead_bytes'], 4096);
+    assert.ok(!('hatch.start.read_ahead_bytes' in (plain?.attributes ?? {})));
+  });
+
   test('carry the FaaS conventions and the start path', () => {
     const [invoke, , start] = spansOf(callRecord(), source);
     assert.deepEqual(invoke?.attributes, {

@@ -31,6 +31,11 @@ describe('the waterfall of a call', () => {
     );
   });
 
+  test('says how much was read ahead of a start', () => {
+    const shown = renderTrace(callRecord({ startRecord: startRecord({ readAheadBytes: 8192 }) }));
+    assert.match(shown, / out · 8\.00 KiB read ahead\n/);
+  });
+
   test('shows a hot call without a start', () => {
     assert.equal(
       renderTrace(hotCall({ replyBytes: 0 }), { columns: 74 }),
