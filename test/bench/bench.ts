@@ -9,6 +9,7 @@ import { loadavg } from 'node:os';
 import { parseArgs } from 'node:util';
 import { measureBurst } from './burst.ts';
 import { measureCall } from './call.ts';
+import { measureColdCache } from './coldcache.ts';
 import { measureCopyUp } from './copyup.ts';
 import { measureDensity } from './density.ts';
 import { measureFrozen } from './frozen.ts';
@@ -34,6 +35,7 @@ const scenarios: Record<string, (options: Options) => Promise<Measured>> = {
   interference: measureInterference,
   copyup: measureCopyUp,
   layers: measureLayers,
+  coldcache: measureColdCache,
   storage: measureStorage,
   pull: measurePull,
 };

@@ -19,6 +19,7 @@ import {
   machineAvailableMB,
   memoryOf,
 } from './instance-costs.ts';
+import { coldFunction, dropFiles, type CacheState, type ColdFunction } from './cold-starts.ts';
 import { setupWithout, type OmittedLayer } from './layers-off.ts';
 import { startBeside } from './neighbours.ts';
 import { serve } from './worker.ts';
@@ -34,6 +35,12 @@ export interface DensityResult {
   teardownMs: number;
 }
 
+export interface ColdStarts {
+  startMs: number[];
+  /** What is read ahead of each that is listed. */
+  listedBytes: number;
+}
+
 const hello = join(import.meta.dirname, '../../functions/hello');
 const acquireTimeoutMs = 30_000;
 /** By then it has as many processes as it may. */
@@ -43,6 +50,7 @@ let opened:
   | (OpenedEngine & { fn: PoolFunction; stateDirectory: string; parked: number })
   | undefined;
 let bombFn: PoolFunction | undefined;
+let coldFn: ColdFunction | undefined;
 
 const handlers = {
   /** Directories of the base image's layers, bottom first. */
@@ -101,6 +109,22 @@ const handlers = {
     }
     channels.startEnd.unsubscribe(onStart);
     return steps;
+  },
+
+  /** By the path `parked`, with what of the layers in memory as `cache` says. */
+  async startCold({ count, cache }: { count: number; cache: CacheState }): Promise<ColdStarts> {
+    const { engine, fn, stateDirectory } = theOpened();
+    const acquire = (one: PoolFunction) =>
+      engine.pool.acquire(one, { timeoutMs: acquireTimeoutMs });
+    coldFn ??= await coldFunction(engine, fn, { stateDirectory, acquire });
+    const { functions, files, listedBytes } = coldFn;
+    const startMs: number[] = [];
+    for (let round = 0; round < count; round++) {
+      await settled();
+      if (cache === 'cold' || cache === 'listed') await dropFiles(files);
+      startMs.push(await startOne('parked', functions[cache]));
+    }
+    return { startMs, listedBytes };
   },
 
   async density({ count, idleMs }: { count: number; idleMs: number }): Promise<DensityResult> {
@@ -236,8 +260,8 @@ serve(handlers, async () => {
   await opened?.engine.close();
 });
 
-async function startOne(path: StartPath): Promise<number> {
-  const { engine, fn } = theOpened();
+async function startOne(path: StartPath, fn = theOpened().fn): Promise<number> {
+  const { engine } = theOpened();
   const began = performance.now();
   const acquired = await engine.pool.acquire(fn, { timeoutMs: acquireTimeoutMs });
   const tookMs = performance.now() - began;
@@ -286,6 +310,7 @@ async function loadFunction(
     {
       store: engine.images.store,
       storage: engine.storage,
+      startReads: engine.images.startReads,
       baseImage: engine.baseImage.reference,
       fetchLayer: () => Promise.resolve(createReadStream(layerFile)),
       directoryOf: (stored) => stored.directoryName,

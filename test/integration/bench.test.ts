@@ -74,6 +74,14 @@ const expected: Record<string, { rows: Record<string, string>; ratios: string[] 
     ),
     ratios: ['overlay/ext4 128 MiB/btrfs 128 MiB'],
   },
+  coldcache: {
+    rows: Object.fromEntries(
+      ['hello', 'markdown', 'ledger'].flatMap((name) =>
+        ['warm', 'cold', 'listed'].map((cache) => [`${name} ${cache}`, 'ms']),
+      ),
+    ),
+    ratios: ['markdown cold/warm', 'markdown listed/cold'],
+  },
   pull: {
     rows: { pull: 'ms', 'skopeo+umoci': 'ms', import: 'ms', 'pull-peak-memory': 'MB' },
     ratios: ['skopeo+umoci/pull', 'umoci-unpack/import'],
