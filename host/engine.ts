@@ -15,7 +15,7 @@ import { ReadyCgroups } from './cgroup/ready-cgroups.ts';
 import { enterSubtree } from './cgroup/subtree.ts';
 import type { HostConfig } from './config.ts';
 import { openImages, type Images, type ImagesOptions } from './image/images.ts';
-import type { StoredImage } from './image/layer-store.ts';
+import type { StoredImage } from './image/stored-image.ts';
 import { Network } from './network/network.ts';
 import { parseSubnet, type Subnet } from './network/subnet.ts';
 import { IdRanges } from './namespace/id-ranges.ts';

@@ -23,7 +23,7 @@ import { tryLockFile } from './sys/file-lock.ts';
 import { executeInOwnMounts, hasOwnMounts } from './sys/own-mounts.ts';
 import { BurstPins } from './image/burst-pins.ts';
 import type { Digest } from './image/digest.ts';
-import type { StoredLayer } from './image/layer-store.ts';
+import type { StoredLayer } from './image/stored-image.ts';
 import { closeAllOnExec } from './sys/process.ts';
 import { startTelemetry, type Telemetry } from './telemetry/telemetry.ts';
 
@@ -161,9 +161,8 @@ async function serve({ config, log, engine, connection, opened }: Serving): Prom
   const registry = await FunctionRegistry.open(connection);
   opened.defer(() => registry.close());
   const layerParts = {
-    store: images.store,
+    ...images,
     storage,
-    startReads: images.startReads,
     baseImage: baseImage.reference,
     fetchLayer: (digest: Digest) => registry.getLayer(digest),
     directoryOf: (layer: StoredLayer) => layer.directoryName,

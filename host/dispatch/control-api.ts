@@ -41,6 +41,12 @@ const requestId = z.string().regex(/^[A-Za-z0-9_-]{1,64}$/, 'must be a request i
 const reference = z.string().min(1).max(512);
 const nothing = z.object({});
 
+/** Of registries, by digest. */
+const functionImages = z.object({
+  image: z.string().exactOptional(),
+  layers: z.array(z.string()),
+});
+
 export const controlApi = {
   ls: {
     audience: 'one',
@@ -69,6 +75,7 @@ export const controlApi = {
           createdAtMs: z.number(),
           layerBytes: z.number(),
           digest: digestSchema,
+          images: functionImages,
         }),
       ),
     }),
@@ -86,6 +93,7 @@ export const controlApi = {
       version: z.string(),
       previousVersion: z.string().optional(),
       layerBytes: z.number(),
+      images: functionImages,
       startRecord: startRecordSchema,
     }),
   },

@@ -79,6 +79,7 @@ function functionHandlers(
         version: version.version,
         ...previous,
         layerBytes,
+        images: version.images,
         startRecord,
       };
     },
@@ -118,13 +119,14 @@ function listHandlers({ registry }: ControlParts): Pick<ControlHandlers, 'ls' | 
       const [versions, state] = await Promise.all([registry.versions(name), registry.read(name)]);
       const aliases = Object.entries(state?.aliases ?? {});
       return {
-        versions: versions.map(({ version, layer, createdAtMs }) => ({
+        versions: versions.map(({ version, layer, images, createdAtMs }) => ({
           version,
           isLatest: version === state?.latest,
           aliases: aliases.filter(([, target]) => target === version).map(([alias]) => alias),
           createdAtMs,
           layerBytes: layer.sizeBytes,
           digest: layer.digest,
+          images,
         })),
       };
     },

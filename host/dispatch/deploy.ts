@@ -5,9 +5,10 @@
 import type { StartRecord } from '../base/channels.ts';
 import { HatchError, messageOf, toHatchError } from '../base/errors.ts';
 import type { FunctionManifest } from '../function/manifest.ts';
-import type { FunctionVersion } from '../function/record.ts';
+import type { FunctionImages, FunctionVersion } from '../function/record.ts';
 import type { FunctionRegistry } from '../function/registry.ts';
 import type { LayerBlob } from '../image/layer-tar.ts';
+import type { ImagePuller } from '../image/pull.ts';
 import type { DispatchLog } from './dispatcher.ts';
 import type { InstancePool } from './instance-pool.ts';
 import type { PoolFunction } from '../pool/pool-function.ts';
@@ -17,6 +18,10 @@ export interface DeployParts {
   functions: {
     load(version: FunctionVersion): Promise<PoolFunction>;
     unload(name: string, version: string): Promise<void>;
+  };
+  images: {
+    /** Throws `image.*`. */
+    puller: Pick<ImagePuller, 'resolve'>;
   };
   pool: Pick<InstancePool, 'prepare'>;
   log: DispatchLog;
@@ -45,7 +50,8 @@ export async function deploy(parts: DeployParts, request: DeployRequest): Promis
   const { registry, functions, pool } = parts;
   const { name } = request.manifest;
   const before = await registry.read(name);
-  const version = await registry.publish(request);
+  const images = await resolveImages(parts, request.manifest);
+  const version = await registry.publish({ ...request, images });
   try {
     const startRecord = await pool.prepare(await functions.load(version));
     await registry.activate(name, version.version, before?.revision ?? 0);
@@ -54,6 +60,16 @@ export async function deploy(parts: DeployParts, request: DeployRequest): Promis
     await undo(parts, version);
     throw deployError(name, error);
   }
+}
+
+/** A tag may stand for another image tomorrow, a version always has the same. */
+async function resolveImages(
+  { images: { puller } }: DeployParts,
+  { image, layers }: FunctionManifest,
+): Promise<FunctionImages> {
+  const resolved = await Promise.all(layers.map((name) => puller.resolve(name)));
+  if (image === undefined) return { layers: resolved };
+  return { image: await puller.resolve(image), layers: resolved };
 }
 
 /** What cannot be undone is harmless, for no call reaches the version; but somebody should know. */

@@ -2,9 +2,10 @@
 import { HatchError } from '../base/errors.ts';
 import { collectLayers } from '../image/collect.ts';
 import type { Images } from '../image/images.ts';
-import type { LayerStore, StoredImage, StoredLayer } from '../image/layer-store.ts';
+import type { LayerStore } from '../image/layer-store.ts';
 import { pushStored } from '../image/push.ts';
 import { parseRemoteName } from '../image/registry/remote-name.ts';
+import type { StoredImage, StoredLayer } from '../image/stored-image.ts';
 import { verifyLayer } from '../image/verify.ts';
 import type { ControlAnswer, ControlVerb } from './control-api.ts';
 import type { ControlHandlers } from './control.ts';
@@ -13,7 +14,7 @@ export interface ImageParts {
   store: Pick<LayerStore, 'images' | 'image' | 'importLayout' | 'usage' | 'pin' | 'unpin'> &
     Pick<LayerStore, 'isPinned' | 'layers' | 'removeLayer' | 'removeImage' | 'settled'> &
     Pick<LayerStore, 'acquire' | 'treePathOf'>;
-  puller: Pick<Images['puller'], 'pull' | 'progress'>;
+  puller: Pick<Images['puller'], 'pull' | 'progress' | 'resolve'>;
   client: Images['client'];
 }
 

@@ -16,8 +16,10 @@ import type { FunctionSecrets, PoolFunction } from '../pool/pool-function.ts';
 
 /** Layer directories of one version, kept on disk until released. */
 export interface FunctionLayers {
-  /** Bottom first: the base image's, then the function's own. */
+  /** Bottom first. */
   directories: string[];
+  /** Variables that its image sets. */
+  env: Record<string, string>;
   startReads?: PoolFunction['startReads'];
   release(): void;
 }
@@ -133,8 +135,8 @@ export class LocalFunctions {
   async #load(version: FunctionVersion): Promise<Loaded> {
     const layers = await this.#options.loadLayers(version);
     const { readSecret } = this.#options;
-    const { directories, startReads } = layers;
-    const fn = { ...poolFunctionOf(version, directories, readSecret), startReads };
+    const { startReads } = layers;
+    const fn = { ...poolFunctionOf(version, layers, readSecret), startReads };
     const loaded = { fn, layers };
     const versions = this.#loaded.get(version.name) ?? new Map<string, Loaded>();
     versions.set(version.version, loaded);
@@ -189,7 +191,7 @@ export class LocalFunctions {
 /** What the pool has to know of a version whose layers are on this disk. */
 export function poolFunctionOf(
   version: FunctionVersion,
-  layerDirectories: string[],
+  layers: Pick<FunctionLayers, 'directories' | 'env'>,
   readSecret: FunctionSecrets['read'],
 ): PoolFunction {
   const { manifest } = version;
@@ -199,7 +201,7 @@ export function poolFunctionOf(
     name: version.name,
     version: version.version,
     entry: version.entryPath,
-    layerDirectories,
+    layerDirectories: layers.directories,
     storage: manifest.storage,
     memoryMb: manifest.memoryMb,
     memoryHighMb: manifest.memoryHighMb,
@@ -220,7 +222,7 @@ export function poolFunctionOf(
     tenant: manifest.tenant,
     isolation: manifest.isolation,
     egress: manifest.network === 'none' ? [] : manifest.network.egress,
-    env: manifest.env,
+    env: { ...layers.env, ...manifest.env },
     ...(uses.length === 0 ? {} : { secrets: { uses, read } }),
   };
 }

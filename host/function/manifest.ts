@@ -6,6 +6,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { HatchError, messageOf } from '../base/errors.ts';
+import { parseRemoteName } from '../image/registry/remote-name.ts';
 import { parseEgressRule } from '../network/egress.ts';
 import {
   beyondMachine,
@@ -95,6 +96,14 @@ const egressRule = z
   .max(300)
   .refine((text) => parseEgressRule(text) !== undefined, {
     message: 'must be like 443/tcp, 10.0.0.0/8, [2001:db8::/32]:443/tcp or example.com:443/tcp',
+  });
+
+const imageName = z
+  .string()
+  .min(1)
+  .max(512)
+  .refine((text) => isImageName(text), {
+    message: 'must be the name of an image, like registry.example/team/app:1.2',
   });
 
 const manifestSchema = z.strictObject({
@@ -200,13 +209,29 @@ const manifestSchema = z.strictObject({
     .max(64)
     .default([])
     .describe('Secrets, as files /run/secrets/<name>; {"name", "as": "env"}: as a variable, too'),
-  layers: z.array(z.string().min(1).max(512)).max(64).default([]).describe('Further layers'),
+  image: imageName
+    .optional()
+    .describe('An image of a registry whose files the function finds, below those of its runtime'),
+  layers: z
+    .array(imageName)
+    .max(64)
+    .default([])
+    .describe('Images of a registry whose files lie above those of the runtime, the lowest first'),
   triggers: z
     .array(z.record(z.string(), z.unknown()))
     .max(32)
     .default([])
     .describe('What calls the function besides its subject'),
 });
+
+function isImageName(text: string): boolean {
+  try {
+    parseRemoteName(text);
+    return true;
+  } catch {
+    return false;
+  }
+}
 
 function int(min: number, max: number, fallback: number): z.ZodDefault<z.ZodInt> {
   return z.int().min(min).max(max).default(fallback);
@@ -242,7 +267,6 @@ function unusable({ network, seccomp }: FunctionManifest): ManifestProblem[] {
 function unsupported(manifest: FunctionManifest): ManifestProblem[] {
   const found: [path: string, wanted: string | undefined][] = [
     ['storage', manifest.storage === 'zfs' ? 'driver "zfs"' : undefined],
-    ['layers', manifest.layers.length === 0 ? undefined : 'a list that is not empty'],
     ['triggers', manifest.triggers.length === 0 ? undefined : 'a list that is not empty'],
   ];
   return found.flatMap(([path, wanted]) =>

@@ -7,6 +7,14 @@ import type { LayerBlob } from '../image/layer-tar.ts';
 import { functionNamePattern, parseManifest } from './manifest.ts';
 import type { FunctionManifest } from './manifest.ts';
 
+/** What its root is made of besides base image and bundle: names with digests. */
+export interface FunctionImages {
+  /** Below the base image. */
+  image?: string;
+  /** Above the base image, the lowest first. */
+  layers: string[];
+}
+
 /** One deployment of a function. Never changed once written. */
 export interface FunctionVersion {
   name: string;
@@ -16,6 +24,7 @@ export interface FunctionVersion {
   /** Where the bundle is in the container: `/function/index.cjs`. */
   entryPath: string;
   layer: LayerBlob;
+  images: FunctionImages;
   createdAtMs: number;
 }
 
@@ -96,6 +105,9 @@ const versionSchema = z.object({
     sizeBytes: z.int().positive(),
     mediaType: z.string(),
   }),
+  images: z
+    .object({ image: z.string().exactOptional(), layers: z.array(z.string()) })
+    .default({ layers: [] }),
   createdAtMs: z.number(),
 });
 

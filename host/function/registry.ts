@@ -17,7 +17,7 @@ import { LayerObjects } from './layer-objects.ts';
 import { parseManifest } from './manifest.ts';
 import type { FunctionManifest } from './manifest.ts';
 import { decodePointer, decodeVersion, encodePointer, keys } from './record.ts';
-import type { FunctionState, FunctionVersion } from './record.ts';
+import type { FunctionImages, FunctionState, FunctionVersion } from './record.ts';
 import { RecordStore } from './record-store.ts';
 import type { Following, StoredRecord } from './record-store.ts';
 import {
@@ -157,6 +157,7 @@ export class FunctionRegistry {
     manifest: FunctionManifest;
     entryPath: string;
     layer: LayerBlob;
+    images?: FunctionImages;
   }): Promise<FunctionVersion> {
     const manifest = parseManifest(deploy.manifest);
     const { name } = manifest;
@@ -166,9 +167,10 @@ export class FunctionRegistry {
         `Cannot publish "${name}": put layer "${deploy.layer.digest}" first`,
       );
     }
-    const { entryPath, layer } = deploy;
+    const { entryPath, layer, images = { layers: [] } } = deploy;
     const version = await this.#reserveVersion(name);
-    const record = { name, version, manifest, entryPath, layer, createdAtMs: Date.now() };
+    const facts = { name, version, manifest, entryPath, layer, images };
+    const record: FunctionVersion = { ...facts, createdAtMs: Date.now() };
     const key = keys.version(name, version);
     const checked = decodeVersion(key, JSON.parse(JSON.stringify(record)));
     const revision = await this.#records.put(key, JSON.stringify(checked), 0);

@@ -9,9 +9,10 @@ import { HatchError, messageOf } from '../base/errors.ts';
 import { chainId, type Digest } from './digest.ts';
 import type { Lease } from './layer-cache.ts';
 import type { LayerImport } from './image-import.ts';
-import type { LayerStore, StoredLayer } from './layer-store.ts';
+import type { LayerStore } from './layer-store.ts';
 import { planBurst } from './policy/burst-plan.ts';
 import { readAhead } from './read-ahead.ts';
+import type { StoredLayer } from './stored-image.ts';
 
 /** A layer and where it comes from when it is not stored here: object store or registry. */
 export interface LayerSource extends Omit<LayerImport, 'blob'> {

@@ -7,45 +7,21 @@ import { Readable } from 'node:stream';
 import { channels } from '../base/channels.ts';
 import { HatchError } from '../base/errors.ts';
 import { chainId, type Digest } from './digest.ts';
-import { diskFull } from './disk-full.ts';
+import { cacheFull, diskFull } from './disk-full.ts';
 import type { Blob, TakenBlob } from './downloads.ts';
 import { fileOf, layerImports, layersFrom } from './image-import.ts';
 import type { IdentifiedLayer, ImageImport, LayerImport } from './image-import.ts';
 import { LayerCache, type Lease } from './layer-cache.ts';
 import { LayerFiles } from './layer-files.ts';
 import { treeOf } from './layer-tree.ts';
-import { hostPlatform, type ImageConfig, type Platform } from './manifest.ts';
+import { hostPlatform, type Platform } from './manifest.ts';
 import { makeEvictionPolicy, type EvictionPolicyName } from './policy/eviction-policy.ts';
 import { readImage } from './oci-layout.ts';
-import type { ImageOrigin, ImageRecord, LayerRecord } from './records.ts';
+import type { ImageRecord, LayerRecord } from './records.ts';
 import { parseReference } from './reference.ts';
+import { leaseImage, type ImageLease, type StoredImage, type StoredLayer } from './stored-image.ts';
 import { defaultUnpackLimits, unpackLayer } from './unpack.ts';
 import type { UnpackLimits, UnpackedLayer } from './unpack.ts';
-
-export interface StoredLayer {
-  chainId: Digest;
-  diffId: Digest;
-  /** Of the blob it came from. */
-  digest: Digest;
-  parentChainId: Digest | undefined;
-  /** Unpacked. */
-  sizeBytes: number;
-  /** Below `LayerStore.layersDirectory`, short enough to mount hundreds. */
-  directoryName: string;
-  /** Absolute. */
-  path: string;
-}
-
-export interface StoredImage {
-  /** Of the manifest. */
-  digest: Digest;
-  reference: string;
-  config: ImageConfig;
-  /** What a push needs; images that were stored by an older version have none. */
-  origin: ImageOrigin | undefined;
-  /** Bottom first. */
-  layers: StoredLayer[];
-}
 
 export interface LayerStoreOptions {
   /** A directory that no other process uses. */
@@ -139,11 +115,17 @@ export class LayerStore {
     });
   }
 
+  /** As `importAndAcquireImage`, without keeping it. */
+  async importImage(options: ImageImport): Promise<StoredImage> {
+    using lease = await this.importAndAcquireImage(options);
+    return lease.image;
+  }
+
   /**
    * Imports an image whose documents are known. All blobs that are needed are asked for at once,
    * and unpacked from the bottom. Throws as `importLayout`, and what `blobs` fails with.
    */
-  async importImage(options: ImageImport): Promise<StoredImage> {
+  async importAndAcquireImage(options: ImageImport): Promise<ImageLease> {
     const { image, reference, blobs } = options;
     if (reference !== image.digest) parseReference(reference);
     const imports = layerImports(image);
@@ -179,7 +161,7 @@ export class LayerStore {
     await this.#files.writeImage(record);
     this.#images.set(reference, record);
     channels.pullStep.publish('named');
-    return this.#storedImage(record);
+    return leaseImage(this.#storedImage(record), leases.move());
   }
 
   /**
@@ -256,6 +238,13 @@ export class LayerStore {
   /** Leases layers, all or none, until the lease is released. Throws `image.not_found`. */
   acquire(ids: readonly Digest[]): Lease<StoredLayer> {
     return this.#cache.acquire(ids);
+  }
+
+  /** Leases an image; undefined when it is not here. */
+  acquireImage(reference: string): ImageLease | undefined {
+    const image = this.image(reference);
+    if (image === undefined) return undefined;
+    return leaseImage(image, this.#cache.acquire(image.layers.map(({ chainId: id }) => id)));
   }
 
   /** Keeps a layer until `unpin`, over restarts too. Throws `image.not_found`. */
@@ -335,12 +324,7 @@ export class LayerStore {
       const limit = cause instanceof HatchError ? cause.details['limit'] : undefined;
       if (limit !== 'unpackedBytesMax' || unpackedBytesMax === this.#limits.unpackedBytesMax)
         throw cause;
-      throw new HatchError(
-        'image.cache_full',
-        `Cannot store layer ${layer.digest}: it needs more than the ${roomBytes} of ` +
-          `${this.#cache.capacityBytes} bytes that are not pinned or mounted`,
-        { cause, details: { roomBytes, ...this.usage } },
-      );
+      throw cacheFull(layer.digest, { roomBytes, ...this.usage }, cause);
     }
   }
 

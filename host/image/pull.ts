@@ -3,11 +3,13 @@ import { channels } from '../base/channels.ts';
 import { HatchError } from '../base/errors.ts';
 import { Downloads } from './downloads.ts';
 import type { Blob } from './downloads.ts';
-import type { LayerStore, StoredImage } from './layer-store.ts';
+import type { LayerStore } from './layer-store.ts';
 import { hostPlatform } from './manifest.ts';
 import type { Platform } from './manifest.ts';
 import type { RegistryClient } from './registry/registry-client.ts';
+import { formatReference, parseReference } from './reference.ts';
 import { parseRemoteName } from './registry/remote-name.ts';
+import type { ImageLease, StoredImage } from './stored-image.ts';
 
 export interface PullOptions {
   platform?: Platform;
@@ -35,7 +37,7 @@ export interface PullerOptions {
 export class ImagePuller {
   readonly #options: PullerOptions;
   readonly #downloads: Downloads;
-  readonly #underWay = new Map<PullProgress, Promise<StoredImage>>();
+  readonly #underWay = new Map<PullProgress, Promise<ImageLease>>();
   readonly #closing = new AbortController();
 
   constructor(options: PullerOptions) {
@@ -50,6 +52,33 @@ export class ImagePuller {
    * `image.*`, with nothing changed.
    */
   async pull(reference: string, options: PullOptions = {}): Promise<StoredImage> {
+    using lease = await this.#pull(reference, options);
+    return lease.image;
+  }
+
+  /**
+   * The name with the digest that it stands for now, which it will stand for on all hosts. Throws
+   * `image.*` when there is no such image, or none for this platform.
+   */
+  async resolve(reference: string): Promise<string> {
+    const { store, client } = this.#options;
+    const name = parseRemoteName(reference);
+    if (name.digest !== undefined && store.image(name.reference) !== undefined)
+      return name.reference;
+    const { signal } = this.#closing;
+    const { namedDigest } = await client.find(name, { platform: hostPlatform(), signal });
+    return formatReference({ ...parseReference(name.reference), digest: namedDigest });
+  }
+
+  /**
+   * The image of a name that `resolve` gave, kept until it is released: from the store where it is
+   * there already, whatever has become of the registry. Throws as `pull`.
+   */
+  async acquire(reference: string): Promise<ImageLease> {
+    return this.#options.store.acquireImage(reference) ?? this.#pull(reference, {});
+  }
+
+  async #pull(reference: string, options: PullOptions): Promise<ImageLease> {
     const { store, client, layerBytesMax } = this.#options;
     const { insecure = false, platform = hostPlatform() } = options;
     const { signal } = this.#closing;
@@ -74,7 +103,7 @@ export class ImagePuller {
         await client.download(name, blob, { file: to.file, signal: either, insecure, onBytes });
       });
     };
-    const stored = store.importImage({
+    const stored = store.importAndAcquireImage({
       reference: name.reference,
       image,
       blobs: { take },

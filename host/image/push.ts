@@ -93,7 +93,8 @@ function withConfiguration({ configuration }: ImageOrigin, rest: BlobSource): Bl
   };
 }
 
-function layoutBlobs(directory: string): BlobSource {
+/** The blobs of a layout, for a push. */
+export function layoutBlobs(directory: string): BlobSource {
   return {
     open: async ({ digest }) => {
       const path = blobPath(directory, digest);

@@ -4,7 +4,7 @@
  *
  * It is written down once, a moment after a first start: of the function's own layer, which was
  * dropped from memory before, what is in memory now; of the layers below, which others use too,
- * what its processes have touched that the zygote has not. Lists are kept by chain id, so they
+ * what its processes have touched that the zygote has not. Lists are kept by chain ids, so they
  * outlive the host and the layers' copies here, and fit no other content.
  */
 import { lstat, realpath } from 'node:fs/promises';
@@ -14,7 +14,7 @@ import { HatchError } from '../base/errors.ts';
 import { parentOf, touchedPages } from '../sys/mapped-files.ts';
 import { cachedRanges, dropCached, pageBytes, readIn } from '../sys/page-cache.ts';
 import type { ByteRange } from '../sys/page-cache.ts';
-import { hexOf, type Digest } from './digest.ts';
+import { digestOf, hexOf, type Digest } from './digest.ts';
 import { filesIn, openFile } from './read-ahead.ts';
 import { RecordDirectory } from './records.ts';
 
@@ -92,7 +92,8 @@ export class StartReads {
 
   /** Until released, for layers that starts are about to use. */
   async follow(layers: Layers): Promise<FunctionReads> {
-    const name = hexOf(ownLayer(layers).chainId);
+    // All of them: one bundle may lie on several images.
+    const name = hexOf(digestOf(layers.map(({ chainId }) => chainId).join(' ')));
     const followed = new FollowedFunction({
       ...this.#settings,
       layers,

@@ -305,10 +305,12 @@ async function loadFunction(
     manifest,
     outputDirectory,
   });
-  const version = { name: manifest.name, version: '1', manifest, entryPath, layer, createdAtMs: 0 };
+  const facts = { name: manifest.name, version: '1', manifest, entryPath, layer };
+  const version = { ...facts, images: { layers: [] }, createdAtMs: 0 };
   const layers = await loadFunctionLayers(
     {
       store: engine.images.store,
+      puller: engine.images.puller,
       storage: engine.storage,
       startReads: engine.images.startReads,
       baseImage: engine.baseImage.reference,
@@ -319,7 +321,7 @@ async function loadFunction(
   );
   rmSync(outputDirectory, { recursive: true });
   return {
-    ...poolFunctionOf(version, layers.directories, noSecrets),
+    ...poolFunctionOf(version, layers, noSecrets),
     instancesMax: 10_000,
     keepAlive: { policy: 'fixed', keepMs: 86_400_000 },
     concurrency: 1,

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, test } from 'node:test';
 import { HatchError } from '../../host/base/errors.ts';
 import { LayerStore } from '../../host/image/layer-store.ts';
-import type { StoredLayer } from '../../host/image/layer-store.ts';
+import type { StoredLayer } from '../../host/image/stored-image.ts';
 import { writeLayer } from '../../host/image/layer-tar.ts';
 import { hostPlatform } from '../../host/image/manifest.ts';
 import { writeImage } from '../../host/image/oci-layout.ts';

@@ -7,7 +7,7 @@ import { dirname, join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { promisify } from 'node:util';
 import { LayerStore } from '../../host/image/layer-store.ts';
-import type { StoredImage } from '../../host/image/layer-store.ts';
+import type { StoredImage } from '../../host/image/stored-image.ts';
 import { attachMount, createMount, detachMount } from '../../host/sys/mount.ts';
 import { buildImage } from '../../images/build.ts';
 import type { BuiltImage } from '../../images/build.ts';

@@ -56,6 +56,9 @@ async function until(isSo: () => Promise<boolean>): Promise<void> {
   }
 }
 
+const listOf = (...layers: { chainId: Digest }[]): string =>
+  `${hexOf(digestOf(layers.map(({ chainId }) => chainId).join(' ')))}.json`;
+
 const openReads = (state: string) => StartReads.open({ directory: state, warmMs: 60, settleMs: 1 });
 
 /** A first start that reads `read` of a layer; resolves when its list is on the disk. */
@@ -65,8 +68,8 @@ async function recordStart(state: string, layer: Layer, read: string) {
   assert.equal(followed.begin(), 0, 'nothing is known of the first start');
   await readFile(join(layer.path, read));
   followed.ended(() => [process.pid]);
-  const list = join(state, `${hexOf(layer.chainId)}.json`);
-  await until(() => readdir(state).then((all) => all.includes(`${hexOf(layer.chainId)}.json`)));
+  const list = join(state, listOf(layer));
+  await until(() => readdir(state).then((all) => all.includes(listOf(layer))));
   await reads.close();
   return list;
 }
@@ -130,7 +133,7 @@ test('of the layers below, what processes have mapped and touched is listed', as
   followed.ended(() => [pid]);
   await until(() => readdir(state).then((all) => all.length === 1));
   await reads.close();
-  const list = await readFile(join(state, `${hexOf(own.chainId)}.json`), 'utf8');
+  const list = await readFile(join(state, listOf(base, own)), 'utf8');
   const { files } = JSON.parse(list) as { files: { layer: number; path: string }[] };
   const found = (name: string) => files.find(({ path }) => `/${path}` === name);
   assert.equal(found(program)?.layer, 0, list);

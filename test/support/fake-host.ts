@@ -51,7 +51,8 @@ export async function startFakeHost(
     loadLayers: async (version) => {
       const path = `/layers/${version.name}@${version.version}`;
       leased.add(path);
-      return { directories: ['/layers/base', path], release: () => leased.delete(path) };
+      const directories = ['/layers/base', path];
+      return { directories, env: {}, release: () => leased.delete(path) };
     },
     readSecret: (secret) => secrets.read(secret),
     pool,
@@ -148,6 +149,6 @@ const noImages = {
     acquire: () => ({ layers: [], release: () => {}, [Symbol.dispose]: () => {} }),
     treePathOf: () => '/nowhere',
   },
-  puller: { pull: missing, progress: () => [] },
+  puller: { pull: missing, resolve: missing, progress: () => [] },
   client: new RegistryClient({ credentialsFile: '/nowhere' }),
 };

@@ -5,6 +5,7 @@ import type { Digest } from '../../host/image/digest.ts';
 import { writeLayer } from '../../host/image/layer-tar.ts';
 import type { Compression, LayerEntry } from '../../host/image/layer-tar.ts';
 import { hostPlatform } from '../../host/image/manifest.ts';
+import type { Platform } from '../../host/image/manifest.ts';
 import { writeImage } from '../../host/image/oci-layout.ts';
 
 export interface TestLayout {
@@ -18,8 +19,11 @@ export async function makeLayout(options: {
   directory: string;
   compression: Compression;
   layers?: LayerEntry[][];
+  platform?: Platform;
+  /** As `NAME=value`. */
+  env?: string[];
 }): Promise<TestLayout> {
-  const { directory, compression } = options;
+  const { directory, compression, platform = hostPlatform(), env } = options;
   const contents = options.layers ?? [[file('below', 'below')], [file('above', 'above')]];
   const scratch = `${directory}-blobs`;
   await mkdir(scratch, { recursive: true });
@@ -33,10 +37,10 @@ export async function makeLayout(options: {
   const digest = await writeImage({
     directory,
     reference,
-    platform: hostPlatform(),
+    platform,
     config: {
-      ...hostPlatform(),
-      config: {},
+      ...platform,
+      config: env === undefined ? {} : { Env: env },
       rootfs: { type: 'layers', diff_ids: layers.map(({ diffId }) => diffId) },
     },
     layers: layers.map((layer) => ({

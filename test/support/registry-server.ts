@@ -69,12 +69,16 @@ export class RegistryServer implements AsyncDisposable {
     return readFile(join(this.directory, 'tls.crt'), 'utf8');
   }
 
+  /** From now on nobody answers. */
+  async stop(): Promise<void> {
+    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
+    const ended = once(this.#child, 'exit');
+    this.#child.kill('SIGKILL');
+    await ended;
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#child.exitCode === null) {
-      const ended = once(this.#child, 'exit');
-      this.#child.kill('SIGKILL');
-      await ended;
-    }
+    await this.stop();
     await rm(this.directory, { recursive: true });
   }
 }

@@ -6,6 +6,9 @@ import { required } from '../command.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { duration, size } from '../output.ts';
 
+/** Images take as long as registries do. */
+const pullPatienceMs = 3_600_000;
+
 export const deployCommand: Command = {
   name: 'deploy',
   usage: 'DIR',
@@ -45,16 +48,20 @@ async function deployFolder(context: CommandContext, outputDirectory: string): P
     layers.put(createReadStream(layerFile), layer.digest),
   );
   const client = await context.client();
+  const hasImages = manifest.image !== undefined || manifest.layers.length > 0;
+  const patience = { timeoutMs: pullPatienceMs };
   const done = await output.progress(
-    `Starting an instance of ${manifest.name}`,
-    client.ask('deploy', { manifest, entryPath, layer }),
+    `${hasImages ? 'Pulling images and starting' : 'Starting'} an instance of ${manifest.name}`,
+    client.ask('deploy', { manifest, entryPath, layer }, hasImages ? patience : undefined),
   );
   const { startRecord, previousVersion } = done;
   if (output.json) return output.value(done);
   const startUs = (startRecord.endNs - startRecord.startNs) / 1000;
+  const { image, layers: shared } = done.images;
   const before = previousVersion === undefined ? 'new' : `was version ${previousVersion}`;
   output.line(
     `${output.style('bold', `${done.name} version ${done.version}`)} (${before}): ` +
       `${size(done.layerBytes)}, ready in ${duration(startUs)} (${startRecord.path})`,
   );
+  for (const name of image === undefined ? shared : [image, ...shared]) output.line(`  ${name}`);
 }

@@ -43,6 +43,11 @@ export interface AskOptions {
   signal?: AbortSignal | undefined;
 }
 
+export interface FoundImage extends ImageDocuments {
+  /** What the name stands for: an index, where there is one, else the manifest. */
+  namedDigest: Digest;
+}
+
 interface Blob {
   digest: Digest;
   sizeBytes: number;
@@ -76,10 +81,7 @@ export class RegistryClient implements Disposable {
    * The image of a name for a platform. Throws `image.not_found`, `image.invalid`,
    * `image.registry_denied` or `image.registry_failed`.
    */
-  async find(
-    name: RemoteName,
-    options: AskOptions & { platform: Platform },
-  ): Promise<ImageDocuments> {
+  async find(name: RemoteName, options: AskOptions & { platform: Platform }): Promise<FoundImage> {
     return this.#firstOf(name, options, async (endpoint, policy) => {
       const fetch = (entry: Fetched) =>
         this.#fetchDocument({ endpoint, policy, name, entry, signal: options.signal });
@@ -88,7 +90,7 @@ export class RegistryClient implements Disposable {
         throw changed(name.reference, name.digest, digestOf(top.bytes));
       const { bytes, mediaType } = top;
       const entry: Descriptor = { mediaType, digest: digestOf(bytes), size: bytes.length };
-      return findImage({
+      const found = await findImage({
         entry,
         platform: options.platform,
         where: `"${name.reference}"`,
@@ -99,6 +101,7 @@ export class RegistryClient implements Disposable {
           return (await fetch({ target: `${kind}/${digest}`, sizeBytes: size })).bytes;
         },
       });
+      return { ...found, namedDigest: entry.digest };
     });
   }
 

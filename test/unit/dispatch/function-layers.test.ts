@@ -4,10 +4,12 @@ import { test } from 'node:test';
 import { HatchError } from '../../../host/base/errors.ts';
 import { loadFunctionLayers } from '../../../host/dispatch/function-layers.ts';
 import { parseManifest } from '../../../host/function/manifest.ts';
+import type { FunctionImages } from '../../../host/function/record.ts';
 import { chainId, digestOf } from '../../../host/image/digest.ts';
 import type { Digest } from '../../../host/image/digest.ts';
 import type { LayerImport } from '../../../host/image/image-import.ts';
-import type { StoredImage, StoredLayer } from '../../../host/image/layer-store.ts';
+import { leaseImage } from '../../../host/image/stored-image.ts';
+import type { ImageLease, StoredImage, StoredLayer } from '../../../host/image/stored-image.ts';
 import type { StorageDriver } from '../../../host/storage/storage-driver.ts';
 
 const top = digestOf('function');
@@ -17,6 +19,7 @@ const version = {
   manifest: parseManifest({ name: 'f', entry: 'index.ts' }),
   entryPath: '/function/index.cjs',
   layer: { digest: top, diffId: top, sizeBytes: 10, mediaType: 'x' },
+  images: { layers: [] },
   createdAtMs: 0,
 };
 
@@ -48,7 +51,8 @@ function fakeStore(failure?: HatchError) {
     image: (reference: string) =>
       reference === 'base' ? (image as unknown as StoredImage) : undefined,
     importAndAcquire: (wanted: LayerImport) => {
-      assert.equal(held.length, base.length, 'the base is leased while importing');
+      const isHeld = base.every(({ chainId: id }) => held.includes(id));
+      assert.ok(isHeld, 'the base is leased while importing');
       imported.push(wanted);
       if (failure !== undefined) return Promise.reject(failure);
       return Promise.resolve(acquire([chainId(wanted.parentChainId, wanted.diffId)]));
@@ -80,11 +84,39 @@ function fakeReads() {
   return { followed, follow };
 }
 
+/** What a registry has: layers by image, and the variables that each sets. */
+const registry: Record<string, { layers: StoredLayer[]; env: Record<string, string> }> = {
+  app: {
+    layers: ['app', 'two'].map((name) => layer(digestOf(name))),
+    env: { HATCH_A: '', B: 'b' },
+  },
+  large: { layers: [layer(digestOf('large'))], env: { B: 'b'.repeat(70_000) } },
+  many: { layers: [...Array(126).keys()].map((n) => layer(digestOf(`${n}`))), env: {} },
+  shared: { layers: ['shared', 'app'].map((name) => layer(digestOf(name))), env: { C: 'c' } },
+};
+
+/** Gives images of `registry`, whose layers the store then holds. */
+function fakePuller({ acquire }: ReturnType<typeof fakeStore>) {
+  return {
+    acquire: (reference: string): Promise<ImageLease> => {
+      const found = registry[reference];
+      if (found === undefined)
+        return Promise.reject(new HatchError('image.registry_failed', 'the registry is down'));
+      const { layers, env } = found;
+      const image = { reference, layers, config: { env } } as unknown as StoredImage;
+      return Promise.resolve(leaseImage(image, acquire(layers.map(({ chainId: id }) => id))));
+    },
+  };
+}
+
+const withImages = (images: FunctionImages) => ({ ...version, images });
+
 const sources = (
   store: ReturnType<typeof fakeStore>,
   { baseImage = 'base', storage = fakeStorage(), startReads = fakeReads() } = {},
 ) => ({
   store,
+  puller: fakePuller(store),
   storage,
   startReads,
   baseImage,
@@ -147,3 +179,31 @@ test('a base image that is not there is named', async () => {
   const wanted = loadFunctionLayers(sources(fakeStore(), { baseImage: 'other' }), version);
   await assert.rejects(wanted, /Cannot find base image "other": import it/);
 });
+
+test('its image lies below the base image, its layers above, each once and leased', async () => {
+  const store = fakeStore();
+  const images = { image: 'app', layers: ['shared'] };
+  const layers = await loadFunctionLayers(sources(store), withImages(images));
+  const own = chainId(digestOf('two'), top);
+  const expected = [...['app', 'one', 'two', 'shared'].map((name) => digestOf(name)), own];
+  assert.deepEqual(
+    layers.directories,
+    expected.map((id) => layer(id).directoryName),
+  );
+  assert.deepEqual(store.held, expected);
+  assert.deepEqual(layers.env, { B: 'b' }, 'the variables of the image, without ours');
+  layers.release();
+  assert.deepEqual(store.held, []);
+});
+
+for (const [why, images, message] of [
+  ['cannot be had', { layers: ['shared', 'gone'] }, /the registry is down/],
+  ['has too many layers', { image: 'many', layers: ['app'] }, /Cannot join 130 layers: .* 128/],
+  ['sets too much', { image: 'large', layers: [] }, /its environment variables/],
+] as const)
+  test(`an image that ${why} leaves nothing leased`, async () => {
+    const store = fakeStore();
+    const wanted = withImages({ ...images, layers: [...images.layers] });
+    await assert.rejects(loadFunctionLayers(sources(store), wanted), { message });
+    assert.deepEqual(store.held, []);
+  });

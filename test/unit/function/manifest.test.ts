@@ -116,7 +116,6 @@ test('all mistakes are reported at once', () => {
 test('what is not built yet is refused, not ignored', () => {
   const wishes: Record<string, unknown>[] = [
     { storage: 'zfs' },
-    { layers: ['sha256:0'] },
     { triggers: [{ cron: '* * * * *' }] },
   ];
   for (const wish of wishes) {
