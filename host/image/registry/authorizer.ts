@@ -1,4 +1,5 @@
 /** Proves to a registry who we are: basic authentication, or a token from its token service. */
+import { addAbortListener } from 'node:events';
 import { z } from 'zod';
 import { HatchError } from '../../base/errors.ts';
 import { parseChallenges } from './challenge.ts';
@@ -38,6 +39,8 @@ const marginMs = 5000;
 export class Authorizer {
   readonly #options: AuthorizerOptions;
   readonly #proofs = new Map<string, Proof>();
+  /** By scope: requests that are refused at the same time ask for one proof together. */
+  readonly #underWay = new Map<string, Promise<Proof>>();
 
   constructor(options: AuthorizerOptions) {
     this.#options = options;
@@ -50,24 +53,39 @@ export class Authorizer {
   }
 
   /**
-   * Answers a 401. Throws `image.registry_denied` when there is nothing to answer with.
+   * Answers a 401, `refused` being the header that was sent, if any. Throws
+   * `image.registry_denied` when there is nothing to answer with.
    */
   async prove(options: {
     wwwAuthenticate: string | undefined;
     scope: string;
+    refused: string | undefined;
     signal: AbortSignal | undefined;
   }): Promise<string> {
-    const { wwwAuthenticate = '', scope, signal } = options;
+    const { wwwAuthenticate = '', scope, refused, signal } = options;
+    const known = this.header(scope);
+    // Another request was quicker.
+    if (known !== undefined && known !== refused) return known;
     this.#proofs.delete(scope);
+    let proof = this.#underWay.get(scope);
+    if (proof === undefined) {
+      proof = this.#prove(scope, wwwAuthenticate).finally(() => this.#underWay.delete(scope));
+      this.#underWay.set(scope, proof);
+    }
+    // It is not stopped by one who no longer waits: others may.
+    return (await unlessAborted(proof, signal)).header;
+  }
+
+  async #prove(scope: string, wwwAuthenticate: string): Promise<Proof> {
     const challenges = parseChallenges(wwwAuthenticate);
     const bearer = challenges.find(({ scheme }) => scheme === 'bearer');
     const credentials = await this.#options.credentials();
     const proof =
       bearer === undefined
         ? this.#basic(challenges, credentials)
-        : await this.#fetchToken(bearer, { scope, credentials, signal });
+        : await this.#fetchToken(bearer, { scope, credentials });
     this.#proofs.set(scope, proof);
-    return proof.header;
+    return proof;
   }
 
   #basic(challenges: Challenge[], credentials: Credentials | undefined): Proof {
@@ -81,13 +99,13 @@ export class Authorizer {
 
   async #fetchToken(
     { parameters }: Challenge,
-    asked: { scope: string; credentials: Credentials | undefined; signal: AbortSignal | undefined },
+    asked: { scope: string; credentials: Credentials | undefined },
   ): Promise<Proof> {
     const { registry, send, stallMs } = this.#options;
     const realm = URL.parse(parameters.get('realm') ?? '');
     if (realm === null) throw this.#denied(`registry "${registry}" names no token service`);
     const request = tokenRequest(realm, parameters.get('service'), asked);
-    const answer = await send({ ...request, signal: asked.signal });
+    const answer = await send(request);
     if (isPassingStatus(answer.status)) {
       discard(answer);
       throw new PassingFailure(`token service "${realm.host}" answered ${answer.status}`, {
@@ -138,6 +156,12 @@ function tokenRequest(
   if (credentials === undefined) return { method: 'GET', url };
   url.searchParams.set('account', credentials.username);
   return { method: 'GET', url, headers: { authorization: basicHeader(credentials) } };
+}
+
+async function unlessAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  const aborted = Promise.withResolvers<never>();
+  using _listening = signal && addAbortListener(signal, () => aborted.reject(signal.reason));
+  return await Promise.race([work, aborted.promise]);
 }
 
 function basicHeader({ username, password }: { username: string; password: string }): string {

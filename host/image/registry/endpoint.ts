@@ -61,7 +61,8 @@ export class Endpoint {
       discard(answer);
       const wwwAuthenticate = answer.headers['www-authenticate'];
       const { signal } = request;
-      const header = await this.#authorizer.prove({ wwwAuthenticate, scope, signal });
+      const asked = { wwwAuthenticate, scope, refused: known, signal };
+      const header = await this.#authorizer.prove(asked);
       // What was read from a stream is gone: whoever has it begins again.
       if (hasStream(request)) throw new PassingFailure(`"${this.host}" wants a new token`);
       answer = await this.#send(request, header);
