@@ -1,6 +1,7 @@
 /**
  * Scratch space on disk: pairs of directories, some kept ready, since making them takes a third of
- * the time of a root. Nothing limits how much a root writes here.
+ * the time of a root. How much a root writes is limited by a project quota, on file systems that
+ * have them.
  */
 import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
@@ -10,10 +11,17 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { HatchError } from '../base/errors.ts';
 import { isErrno } from '../sys/errors.ts';
+import { RootProjects } from './root-projects.ts';
 import type { Scratch, ScratchSpace } from './scratch.ts';
 
 const run = promisify(execFile);
 const trashName = 'trash';
+
+interface Pair {
+  directory: string;
+  /** Undefined where there are none. */
+  project: number | undefined;
+}
 
 export class DiskScratch implements ScratchSpace {
   readonly persistent = true;
@@ -21,29 +29,37 @@ export class DiskScratch implements ScratchSpace {
   readonly #spareCount: number;
   // Names are unique over runs: an overlay refuses directories that it was mounted on before.
   readonly #run = randomBytes(4).toString('hex');
-  readonly #spares: string[] = [];
+  readonly #spares: Pair[] = [];
+  readonly #sizeBytes: number | undefined;
+  readonly #projects: RootProjects | undefined;
   #sequence = 0;
   #refill: Promise<void> | undefined;
   #removal: Promise<void> = Promise.resolve();
   #closed = false;
 
-  /** `directory` is made when it is missing; `spareCount` pairs are kept ready in it. */
-  constructor(options: { directory: string; spareCount: number }) {
+  /**
+   * `directory` is made when it is missing; `spareCount` pairs are kept ready in it. `sizeBytes` is
+   * what each root may take, if it does not say so itself; without it as much as there is.
+   *
+   * @throws HatchError `host.unsupported` when the file system keeps no such limit
+   */
+  constructor(options: { directory: string; spareCount: number; sizeBytes?: number }) {
     this.#directory = options.directory;
+    this.#sizeBytes = options.sizeBytes;
     this.#spareCount = options.spareCount;
     mkdirSync(join(options.directory, trashName), { recursive: true, mode: 0o700 });
+    this.#projects = RootProjects.open(options.directory);
+    this.#requireLimits(options.sizeBytes);
     this.#startRefill();
   }
 
-  take(sizeBytes: number | undefined): Scratch {
-    if (sizeBytes !== undefined)
-      throw new HatchError(
-        'host.unsupported',
-        'Cannot limit the size of a root on disk: keep roots in memory, or set no size',
-      );
-    const directory = this.#spares.pop() ?? this.#makeNow();
+  take(sizeBytes = this.#sizeBytes): Scratch {
+    this.#requireLimits(sizeBytes);
+    const pair = this.#spares.pop() ?? this.#makeNow();
     this.#startRefill();
-    return { directory, release: () => this.#remove(directory) };
+    const { directory, project } = pair;
+    if (sizeBytes !== undefined && project !== undefined) this.#projects?.limit(project, sizeBytes);
+    return { directory, release: () => this.#release(pair) };
   }
 
   async removeAll(): Promise<void> {
@@ -59,16 +75,18 @@ export class DiskScratch implements ScratchSpace {
   async close(): Promise<void> {
     this.#closed = true;
     await this.#refill;
-    for (const spare of this.#spares.splice(0)) await this.#remove(spare);
+    for (const spare of this.#spares.splice(0)) await this.#release(spare);
     await this.#removal.catch(() => undefined);
+    this.#projects?.close();
   }
 
-  #makeNow(): string {
+  #makeNow(): Pair {
     const directory = this.#nextName();
     mkdirSync(directory, 0o700);
+    const project = this.#projects?.adopt(directory);
     mkdirSync(join(directory, 'upper'), 0o755);
     mkdirSync(join(directory, 'work'), 0o700);
-    return directory;
+    return { directory, project };
   }
 
   #startRefill(): void {
@@ -85,14 +103,29 @@ export class DiskScratch implements ScratchSpace {
     while (!this.#closed && this.#spares.length < this.#spareCount) {
       const directory = this.#nextName();
       await mkdir(directory, 0o700);
+      const project = this.#projects?.adopt(directory);
       await mkdir(join(directory, 'upper'), 0o755);
       await mkdir(join(directory, 'work'), 0o700);
-      this.#spares.push(directory);
+      this.#spares.push({ directory, project });
     }
   }
 
   #nextName(): string {
     return join(this.#directory, `${this.#run}-${this.#sequence++}`);
+  }
+
+  #requireLimits(sizeBytes: number | undefined): void {
+    if (sizeBytes === undefined || this.#projects !== undefined) return;
+    throw new HatchError(
+      'host.unsupported',
+      `Cannot limit the size of a root in "${this.#directory}": mount its file system, ext4 or ` +
+        'xfs, with the option prjquota (Linux 5.14), keep roots in memory, or set no size',
+    );
+  }
+
+  async #release({ directory, project }: Pair): Promise<void> {
+    await this.#remove(directory);
+    if (project !== undefined) this.#projects?.forget(project);
   }
 
   /** One tree at a time: removing many at once would take the disk from those who serve calls. */

@@ -79,7 +79,7 @@ export interface RootRequest {
   userNamespaceFd?: number;
   /**
    * What may be written, when it differs from the driver's setting: `ENOSPC` beyond, or `EDQUOT`
-   * where the file system counts a quota. Refused by drivers that cannot limit.
+   * where a quota is counted, except on xfs. Refused by drivers that cannot limit.
    */
   sizeBytes?: number;
 }

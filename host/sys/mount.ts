@@ -35,8 +35,8 @@ export type MountOption =
   | { key: string; value: string }
   | { key: string; fd: number };
 
-const tmpfsInodesMin = 4096;
-const tmpfsBytesPerInode = 4096;
+const inodesMin = 4096;
+const bytesPerInode = 4096;
 
 const fsopen = setupSyscall<[string, number]>(
   { name: 'fsopen', number: callNumber.fsopen, parameters: 'const char *type, unsigned int flags' },
@@ -214,11 +214,16 @@ export function pivotRootHere(): void {
 }
 
 /**
- * Options of a tmpfs that limit what it takes. An inode costs the kernel about 1 KiB that `size`
- * does not count: so there is one for each 4 KiB of it, and some for a small one.
+ * How many files go with a limit on bytes. An inode costs the kernel about 1 KiB that no limit
+ * counts: so there is one for each 4 KiB, and some for a small one.
  */
+export function inodesFor(sizeBytes: number): number {
+  return Math.max(inodesMin, Math.ceil(sizeBytes / bytesPerInode));
+}
+
+/** Options of a tmpfs that limit what it takes. */
 export function tmpfsSize(sizeBytes: number): MountOption[] {
-  const inodes = Math.max(tmpfsInodesMin, Math.ceil(sizeBytes / tmpfsBytesPerInode));
+  const inodes = inodesFor(sizeBytes);
   return [
     { key: 'size', value: String(sizeBytes) },
     { key: 'nr_inodes', value: String(inodes) },

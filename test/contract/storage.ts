@@ -321,7 +321,7 @@ async function makeRoot(driver: StorageDriver, request: RootRequest): Promise<Wr
 }
 
 /** Node.js has no name for EDQUOT. */
-function isFull(error: unknown): boolean {
+export function isFull(error: unknown): boolean {
   const errno = error instanceof Error && 'errno' in error ? error.errno : 0;
   return errno === -errnoOf('ENOSPC') || errno === -errnoOf('EDQUOT');
 }

@@ -12,19 +12,23 @@ const MiB = 2 ** 20;
 const makers = {
   btrfs: ['mkfs.btrfs', '--quiet'],
   ext4: ['mkfs.ext4', '-q'],
+  'ext4-prjquota': ['mkfs.ext4', '-q', '-O', 'quota,project', '-E', 'quotatype=prjquota'],
   xfs: ['mkfs.xfs', '-q', '-m', 'reflink=1'],
+  'xfs-prjquota': ['mkfs.xfs', '-q', '-m', 'reflink=1'],
 } as const;
 
 export type DiskType = keyof typeof makers;
 
 export class DiskImage implements Disposable {
   readonly #directory: string;
+  readonly #mountOptions: string;
   readonly imageFile: string;
   readonly mountPoint: string;
 
   /** Needs root, and a mount namespace of the caller's own, which ends a mount with it. */
   constructor(type: DiskType, options: { sizeMiB?: number; parent?: string } = {}) {
     const { sizeMiB = 1024, parent = tmpdir() } = options;
+    this.#mountOptions = type.endsWith('-prjquota') ? 'loop,prjquota' : 'loop';
     this.#directory = mkdtempSync(join(parent, `hatch-${type}-`));
     // Programs on it are run by users without rights.
     chmodSync(this.#directory, 0o755);
@@ -39,7 +43,7 @@ export class DiskImage implements Disposable {
   }
 
   mount(): void {
-    run('mount', ['-o', 'loop', this.imageFile, this.mountPoint]);
+    run('mount', ['-o', this.#mountOptions, this.imageFile, this.mountPoint]);
   }
 
   unmount(): void {

@@ -3,7 +3,6 @@
  * its C name, and every structure's layout, checked against the headers by the C compiler.
  */
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -38,8 +37,14 @@ import {
   notificationAnswerLayout,
   notificationLayout,
 } from '../../../host/sys/seccomp-listener.ts';
+import {
+  diskQuotaLayout,
+  fileAttributesLayout,
+  quotaStateLayout,
+} from '../../../host/sys/project-quota.ts';
 import { comparisonLayout } from '../../../host/sys/seccomp.ts';
 import { messageLayout } from '../../../host/sys/socket.ts';
+import { evaluate, layout, pair, type Claim } from '../../support/c-compiler.ts';
 
 const headers = `
 #define _GNU_SOURCE
@@ -58,7 +63,9 @@ const headers = `
 #include <linux/bpf.h>
 #include <linux/btf.h>
 #include <linux/capability.h>
+#include <linux/dqblk_xfs.h>
 #include <linux/filter.h>
+#include <linux/fs.h>
 #include <linux/if_addr.h>
 #include <linux/if_ether.h>
 #include <linux/if_link.h>
@@ -74,6 +81,7 @@ const headers = `
 #include <linux/openat2.h>
 #include <linux/pkt_cls.h>
 #include <linux/pkt_sched.h>
+#include <linux/quota.h>
 #include <linux/rtnetlink.h>
 #include <linux/seccomp.h>
 #include <linux/securebits.h>
@@ -118,7 +126,7 @@ describe('the system layer agrees with the C compiler', () => {
   const layouts = [...structureLayouts(), ...netlinkLayouts()];
 
   before(() => {
-    inC = evaluate([
+    inC = evaluate(headers, [
       ...constants.map(({ expression }) => expression),
       ...tables.map(([expression]) => expression),
       ...layouts.map(([expression]) => expression),
@@ -148,7 +156,7 @@ describe('the system layer agrees with the C compiler', () => {
       const path = `${place}/device`;
       makeDevice({ path, type: 'block', mode: 0o600, major: 0x123, minor: 0x6789a });
       // The kernel keeps 12 bits of major and 20 of minor.
-      const expected = evaluate(['makedev(0x123, 0x6789a)']).values().next().value;
+      const expected = evaluate(headers, ['makedev(0x123, 0x6789a)']).values().next().value;
       assert.equal(fs.statSync(path, { bigint: true }).rdev, expected);
     } finally {
       fs.rmSync(place, { recursive: true });
@@ -157,7 +165,8 @@ describe('the system layer agrees with the C compiler', () => {
 
   test('errno names', () => {
     const names = ['EPERM', 'ENOENT', 'EAGAIN', 'EINVAL', 'ERANGE', 'ENOSYS', 'ESTALE', 'EMSGSIZE'];
-    for (const [name, value] of evaluate(names)) assert.equal(BigInt(errnoOf(name)), value, name);
+    for (const [name, value] of evaluate(headers, names))
+      assert.equal(BigInt(errnoOf(name)), value, name);
   });
 });
 
@@ -193,7 +202,7 @@ function literal(source: string): bigint {
   return digits.startsWith('-') ? -BigInt(digits.slice(1)) : BigInt(digits);
 }
 
-function namedTables(): [string, number][] {
+function namedTables(): Claim[] {
   const calls = Object.entries(callNumber).map(([name, value]) => pair(`SYS_${name}`, value));
   return [
     ...calls,
@@ -230,7 +239,7 @@ function namedTables(): [string, number][] {
   ];
 }
 
-function structureLayouts(): [string, number][] {
+function structureLayouts(): Claim[] {
   const { msghdr, iovec, cmsghdr } = messageLayout;
   const how = 'struct open_how';
   const encoded = encodeOpenHow({ flags: 0, mode: 0x11, resolve: 0x22 });
@@ -316,6 +325,18 @@ function structureLayouts(): [string, number][] {
       create: quotaGroupArgumentsLayout.create,
       qgroupid: quotaGroupArgumentsLayout.id,
     }),
+    ...layout('struct fsxattr', fileAttributesLayout.size, {
+      fsx_xflags: fileAttributesLayout.flags,
+      fsx_projid: fileAttributesLayout.projectId,
+    }),
+    ...layout('struct fs_quota_stat', quotaStateLayout.size, { qs_flags: quotaStateLayout.flags }),
+    ...layout('struct if_dqblk', diskQuotaLayout.size, {
+      dqb_bhardlimit: diskQuotaLayout.bytesMax,
+      dqb_curspace: diskQuotaLayout.usedBytes,
+      dqb_ihardlimit: diskQuotaLayout.filesMax,
+      dqb_curinodes: diskQuotaLayout.usedFiles,
+      dqb_valid: diskQuotaLayout.valid,
+    }),
     ...layout('struct btrfs_ioctl_qgroup_limit_args', quotaLimitArgumentsLayout.size, {
       'lim.flags': quotaLimitArgumentsLayout.flags,
       'lim.max_excl': quotaLimitArgumentsLayout.exclusiveMax,
@@ -324,7 +345,7 @@ function structureLayouts(): [string, number][] {
 }
 
 /** Of the messages to the network stack: the fields are called as in C, but for capitals. */
-function netlinkLayouts(): [string, number][] {
+function netlinkLayouts(): Claim[] {
   const { nlmsghdr, nlmsgerr, nlattr } = netlinkLayout;
   const { ifinfomsg, ifaddrmsg, rtmsg, ndmsg } = rtnetlinkLayout;
   return [
@@ -367,34 +388,4 @@ function netlinkLayouts(): [string, number][] {
     }),
     ...layout('struct sock_filter', 8, { code: 0, jt: 2, jf: 3, k: 4 }),
   ];
-}
-
-function layout(type: string, size: number, offsets: Record<string, number>): [string, number][] {
-  return [
-    pair(`sizeof(${type})`, size),
-    ...Object.entries(offsets).map(([field, at]) => pair(`offsetof(${type}, ${field})`, at)),
-  ];
-}
-
-function pair(expression: string, value: number): [string, number] {
-  return [expression, value];
-}
-
-/** Runs a C program that prints each expression. Fails on a name that C does not know. */
-function evaluate(expressions: string[]): Map<string, bigint> {
-  const unique = [...new Set(expressions)];
-  const place = fs.mkdtempSync(join(tmpdir(), 'hatch-abi-'));
-  try {
-    const prints = unique.map((one) => `  printf("%lld\\n", (long long)(${one}));`);
-    fs.writeFileSync(
-      `${place}/abi.c`,
-      `${headers}\nint main(void) {\n${prints.join('\n')}\n  return 0;\n}\n`,
-    );
-    execFileSync('gcc', ['-o', `${place}/abi`, `${place}/abi.c`], { stdio: 'pipe' });
-    const lines = execFileSync(`${place}/abi`, { encoding: 'utf8' }).trim().split('\n');
-    assert.equal(lines.length, unique.length);
-    return new Map(unique.map((one, index) => [one, BigInt(lines[index] ?? '')]));
-  } finally {
-    fs.rmSync(place, { recursive: true });
-  }
 }
