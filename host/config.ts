@@ -12,7 +12,7 @@ import { HatchError, messageOf } from './base/errors.ts';
 import { dockerConfigFile } from './image/registry/credentials.ts';
 import { isolationLayerNames } from './base/isolation.ts';
 import { evictionPolicyNames } from './image/policy/eviction-policy.ts';
-import { isIpv4, parseAddress, parseSubnet } from './network/subnet.ts';
+import { isSubnet, parseAddress } from './network/subnet.ts';
 
 export type HostConfig = z.output<typeof hostConfigSchema>;
 
@@ -173,6 +173,11 @@ const shape = {
     .max(3_600_000)
     .default(30_000)
     .describe('How long calls may go on when the host stops, in milliseconds'),
+  bundles: z
+    .string()
+    .regex(/^[^\s:@/]+(:\d+)?\/[^\s:@]+$/, 'must be like registry.example/team/bundles')
+    .optional()
+    .describe('Repository of a registry for the layers of new versions; default: in NATS'),
   layerCacheBytes: z
     .int()
     .min(64 * 1024 * 1024)
@@ -307,12 +312,6 @@ function accessProblems(config: Partial<HostConfig>): { path: Key; message: stri
     problems.push({ path, message: 'a certificate and its key belong together: set both' });
   }
   return problems;
-}
-
-function isSubnet(text: string, version: 4 | 6, shortest: number, longest: number): boolean {
-  const subnet = parseSubnet(text);
-  if (subnet === undefined || isIpv4(subnet) !== (version === 4)) return false;
-  return subnet.prefixLength >= shortest && subnet.prefixLength <= longest;
 }
 
 type Key = keyof typeof shape;

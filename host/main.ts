@@ -8,12 +8,13 @@ import { configHelp, loadConfig, type HostConfig } from './config.ts';
 import { ControlServer } from './dispatch/control.ts';
 import { controlHandlers, type ControlParts } from './dispatch/control-handlers.ts';
 import { Dispatcher } from './dispatch/dispatcher.ts';
-import { loadFunctionLayers } from './dispatch/function-layers.ts';
+import { loadFunctionLayers, type FunctionLayerSources } from './dispatch/function-layers.ts';
 import { LocalFunctions } from './dispatch/local-functions.ts';
 import { connectNats, type NatsAccess } from './dispatch/nats-access.ts';
 import { startNatsServer } from './dispatch/nats-server.ts';
 import { examineHost } from './doctor.ts';
 import { openEngine, type Engine } from './engine.ts';
+import { BundleRepository } from './function/bundle-repository.ts';
 import { thisMachine } from './function/limit-fields.ts';
 import { natsRefusal } from './function/nats-refusal.ts';
 import { FunctionRegistry } from './function/registry.ts';
@@ -22,8 +23,6 @@ import { SecretStore } from './function/secret-store.ts';
 import { tryLockFile } from './sys/file-lock.ts';
 import { executeInOwnMounts, hasOwnMounts } from './sys/own-mounts.ts';
 import { BurstPins } from './image/burst-pins.ts';
-import type { Digest } from './image/digest.ts';
-import type { StoredLayer } from './image/stored-image.ts';
 import { closeAllOnExec } from './sys/process.ts';
 import { startTelemetry, type Telemetry } from './telemetry/telemetry.ts';
 
@@ -150,7 +149,7 @@ interface Serving {
 
 /** Opens what answers: functions first, then calls, then control. Closed in reverse order. */
 async function serve({ config, log, engine, connection, opened }: Serving): Promise<void> {
-  const { pool, images, storage, baseImage } = engine;
+  const { pool, images } = engine;
   const startedAtMs = Date.now();
   const telemetry = openTelemetry({ config, log, connection });
   opened.defer(() => telemetry.stop());
@@ -158,15 +157,9 @@ async function serve({ config, log, engine, connection, opened }: Serving): Prom
   const secretKeys = openSecretKeys(config);
   const secrets = await SecretStore.open(connection, secretKeys);
   opened.defer(() => secrets.close());
-  const registry = await FunctionRegistry.open(connection);
+  const registry = await openRegistry(config, engine, connection);
   opened.defer(() => registry.close());
-  const layerParts = {
-    ...images,
-    storage,
-    baseImage: baseImage.reference,
-    fetchLayer: (digest: Digest) => registry.getLayer(digest),
-    directoryOf: (layer: StoredLayer) => layer.directoryName,
-  };
+  const layerParts = layerSources(engine, registry);
   const functions = new LocalFunctions({
     readSecret: (name) => secrets.read(name),
     resolve: (name, reference) => registry.resolve(name, reference),
@@ -220,6 +213,30 @@ async function serve({ config, log, engine, connection, opened }: Serving): Prom
   const control = new ControlServer({ connection, hostName: config.hostName, handlers, log });
   control.start();
   opened.defer(() => control.stop());
+}
+
+function openRegistry(
+  { bundles }: HostConfig,
+  { images }: Engine,
+  connection: NatsConnection,
+): Promise<FunctionRegistry> {
+  return FunctionRegistry.open(connection, {
+    repository: bundles,
+    openRepository: (name) => new BundleRepository(images.client, name),
+  });
+}
+
+function layerSources(
+  { images, storage, baseImage }: Engine,
+  registry: FunctionRegistry,
+): FunctionLayerSources {
+  return {
+    ...images,
+    storage,
+    baseImage: baseImage.reference,
+    fetchLayer: ({ layer, repository }) => registry.getLayer(layer.digest, repository),
+    directoryOf: ({ directoryName }) => directoryName,
+  };
 }
 
 function openBursts({

@@ -13,7 +13,7 @@ export interface BurstParts {
   registry: {
     /** From memory; throws `function.not_found`, `version.not_found`. */
     resolve: (name: string, versionOrAlias?: string) => FunctionVersion;
-    getLayer: (digest: Digest) => Promise<Readable>;
+    getLayer: (digest: Digest, repository?: string) => Promise<Readable>;
   };
 }
 
@@ -28,9 +28,9 @@ export function burstHandlers({
       const unknown: { name: string; reason: string }[] = [];
       for (const { name, version, calls } of functions) {
         try {
-          const { layer } = registry.resolve(name, version);
+          const { layer, repository } = registry.resolve(name, version);
           const { digest, diffId, sizeBytes } = layer;
-          const open = () => registry.getLayer(digest);
+          const open = () => registry.getLayer(digest, repository);
           const source = { digest, diffId, sizeBytes, parentChainId: baseLayer, open };
           known.push({ name, calls, layers: [source] });
         } catch (error) {

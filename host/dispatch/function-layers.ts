@@ -23,8 +23,8 @@ export interface FunctionLayerSources {
   startReads: Pick<StartReads, 'follow'>;
   /** Reference of the image that functions run in. */
   baseImage: string;
-  /** Of the object store, compressed; whoever unpacks it verifies it. */
-  fetchLayer: (digest: Digest) => Promise<Readable>;
+  /** The bundle, compressed; whoever unpacks it verifies it. */
+  fetchLayer: (version: FunctionVersion) => Promise<Readable>;
   /** What a container's root calls a layer: the store's directory may be mounted elsewhere. */
   directoryOf: (layer: StoredLayer) => string;
 }
@@ -62,7 +62,7 @@ export async function loadFunctionLayers(
   const { digest, diffId, sizeBytes } = version.layer;
   const top = held.use(
     await store.importAndAcquire({
-      blob: () => fetchLayer(digest),
+      blob: () => fetchLayer(version),
       digest,
       sizeBytes,
       diffId,

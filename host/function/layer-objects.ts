@@ -1,19 +1,20 @@
-/** The object store `hatch_layers`: compressed layers by their digest, each stored once. */
+/** The object store `hatch_layers`, to which also goes what is deployed, wherever it is kept. */
 import { Readable } from 'node:stream';
 import type { ReadableStream as NodeReadableStream } from 'node:stream/web';
 import type { NatsConnection } from '@nats-io/nats-core';
 import { Objm } from '@nats-io/obj';
 import type { ObjectInfo, ObjectStore } from '@nats-io/obj';
 import { HatchError, messageOf } from '../base/errors.ts';
-import { DigestMeter } from '../image/digest.ts';
+import { DigestMeter, isDigest } from '../image/digest.ts';
 import type { Digest } from '../image/digest.ts';
+import type { BundleStore } from './bundle-store.ts';
 import { natsRefusal } from './nats-refusal.ts';
 
 const storeName = 'hatch_layers';
 const chunkBytes = 512 * 1024;
 export const layerBytesMax = 512 * 1024 * 1024;
 
-export class LayerObjects {
+export class LayerObjects implements BundleStore {
   readonly #store: ObjectStore;
 
   private constructor(store: ObjectStore) {
@@ -28,19 +29,15 @@ export class LayerObjects {
     }
   }
 
-  /**
-   * Stores a layer, or notes that one there is in use again.
-   * @throws HatchError `deploy.invalid` when the bytes are not those of `digest`
-   */
-  async put(source: Uint8Array | Readable, digest: Digest): Promise<void> {
+  /** Throws `deploy.invalid` when the bytes are not those of the digest. */
+  async put({ digest }: { digest: Digest }, open: () => Promise<Readable>): Promise<void> {
     if (await this.has(digest)) {
       // A new time of use keeps it from being collected until its version is published.
       await this.#store.update(digest, { name: digest, metadata: usedNow() });
-      if (source instanceof Readable) source.destroy();
       return;
     }
     const meter = new DigestMeter({ bytesMax: layerBytesMax, tooLarge });
-    const stream = source instanceof Readable ? source : Readable.from([source]);
+    const stream = await open();
     stream.once('error', (error) => meter.destroy(error));
     const meta = {
       name: digest,
@@ -62,10 +59,6 @@ export class LayerObjects {
     );
   }
 
-  /**
-   * The bytes of a layer. Who reads them verifies the digest.
-   * @throws HatchError `image.not_found`
-   */
   async get(digest: Digest): Promise<Readable> {
     const result = await this.#store.get(digest).catch((error: unknown) => {
       throw unavailable(`read layer "${digest}"`, error);
@@ -85,15 +78,21 @@ export class LayerObjects {
     return info !== null && !info.deleted;
   }
 
-  /** All layers, with the time each was last put. */
-  async list(): Promise<{ digest: string; usedAtMs: number }[]> {
+  async list({
+    except,
+  }: {
+    except: ReadonlySet<string>;
+  }): Promise<{ digest: Digest; usedAtMs: number }[]> {
     // A layer put twice is listed twice; the later entry counts.
-    const byDigest = new Map<string, number>();
-    for (const info of await this.#store.list()) byDigest.set(info.name, usedAtMs(info));
+    const byDigest = new Map<Digest, number>();
+    for (const info of await this.#store.list()) {
+      const { name } = info;
+      if (isDigest(name) && !except.has(name)) byDigest.set(name, usedAtMs(info));
+    }
     return [...byDigest].map(([digest, usedAtMs]) => ({ digest, usedAtMs }));
   }
 
-  async delete(digest: string): Promise<void> {
+  async delete(digest: Digest): Promise<void> {
     await this.#store.delete(digest);
   }
 }

@@ -24,6 +24,8 @@ export interface FunctionVersion {
   /** Where the bundle is in the container: `/function/index.cjs`. */
   entryPath: string;
   layer: LayerBlob;
+  /** Of a registry, where the layer is; without it, the object store. */
+  repository?: string;
   images: FunctionImages;
   createdAtMs: number;
 }
@@ -105,6 +107,7 @@ const versionSchema = z.object({
     sizeBytes: z.int().positive(),
     mediaType: z.string(),
   }),
+  repository: z.string().exactOptional(),
   images: z
     .object({ image: z.string().exactOptional(), layers: z.array(z.string()) })
     .default({ layers: [] }),

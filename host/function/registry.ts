@@ -8,11 +8,12 @@
  * and only `activate` changes what callers reach: it moves the function's pointer, and fails when
  * somebody else moved it since the deploy began. Version records never change.
  */
-import type { Readable } from 'node:stream';
+import { Readable } from 'node:stream';
 import type { NatsConnection } from '@nats-io/nats-core';
-import { HatchError } from '../base/errors.ts';
+import { HatchError, toHatchError } from '../base/errors.ts';
 import type { Digest } from '../image/digest.ts';
 import type { LayerBlob } from '../image/layer-tar.ts';
+import type { BundleStore } from './bundle-store.ts';
 import { LayerObjects } from './layer-objects.ts';
 import { parseManifest } from './manifest.ts';
 import type { FunctionManifest } from './manifest.ts';
@@ -37,12 +38,25 @@ export interface WatchHandlers {
   onError?: (error: HatchError) => void;
 }
 
+export interface BundleOptions {
+  /** Of a registry, where the layers of new versions are kept; undefined: the object store. */
+  repository: string | undefined;
+  /** For these, and for those that older versions are in. */
+  openRepository: (name: string) => BundleStore;
+}
+
 /** How long a layer or an unfinished deploy is left alone by `collect`. */
 export interface CollectOptions {
   layerGraceMs?: number;
   unfinishedGraceMs?: number;
 }
 
+const withoutRepositories: BundleOptions = {
+  repository: undefined,
+  openRepository: (name) => {
+    throw new HatchError('image.not_found', `Cannot read layers in "${name}": ask a host`);
+  },
+};
 const layerGraceMs = 10 * 60_000;
 const unfinishedGraceMs = 60 * 60_000;
 const attemptsMax = 10;
@@ -50,23 +64,36 @@ const bucketName = 'hatch_functions';
 
 export class FunctionRegistry {
   readonly #records: RecordStore;
-  readonly #layers: LayerObjects;
+  /** What deploys upload. */
+  readonly #uploads: LayerObjects;
+  /** Where layers are kept, by repository; undefined is the object store. */
+  readonly #bundles = new Map<string | undefined, BundleStore>();
+  readonly #openRepository: (name: string) => BundleStore;
+  /** For the versions to come. */
+  readonly #repository: string | undefined;
   readonly #closing = new AbortController();
+  #onError: (error: HatchError) => void = () => undefined;
   #view: FunctionView | undefined;
   #following: Following | undefined;
 
-  private constructor(records: RecordStore, layers: LayerObjects) {
+  private constructor(records: RecordStore, uploads: LayerObjects, options: BundleOptions) {
     this.#records = records;
-    this.#layers = layers;
+    this.#uploads = uploads;
+    this.#bundles.set(undefined, uploads);
+    this.#repository = options.repository;
+    this.#openRepository = options.openRepository;
   }
 
   /**
    * Opens the bucket and the object store, and makes them when they are missing.
    * @throws HatchError `host.nats_unavailable`
    */
-  static async open(connection: NatsConnection): Promise<FunctionRegistry> {
+  static async open(
+    connection: NatsConnection,
+    options: BundleOptions = withoutRepositories,
+  ): Promise<FunctionRegistry> {
     const records = await RecordStore.open(connection, bucketName);
-    return new FunctionRegistry(records, await LayerObjects.open(connection));
+    return new FunctionRegistry(records, await LayerObjects.open(connection), options);
   }
 
   /**
@@ -77,6 +104,7 @@ export class FunctionRegistry {
     if (this.#view !== undefined) throw new HatchError('internal.bug', 'Cannot watch twice');
     const view = new FunctionView(onChange ?? (() => undefined));
     this.#view = view;
+    this.#onError = onError ?? this.#onError;
     const watcher = {
       onBegin: () => view.beginSync(),
       onRecord: (record: StoredRecord) => view.apply(record),
@@ -84,7 +112,7 @@ export class FunctionRegistry {
     };
     this.#following = this.#records.follow(watcher, {
       signal: this.#closing.signal,
-      onError: onError ?? (() => undefined),
+      onError: this.#onError,
     });
     await this.#following.ready.catch((error: unknown) => {
       this.#view = undefined;
@@ -139,14 +167,16 @@ export class FunctionRegistry {
       .sort((a, b) => Number(a.version) - Number(b.version));
   }
 
-  /** Stores the compressed layer. @throws HatchError `deploy.invalid` when the digest differs */
-  async putLayer(source: Uint8Array | Readable, digest: Digest): Promise<void> {
-    await this.#layers.put(source, digest);
+  /** Uploads a compressed layer. @throws HatchError `deploy.invalid` when the digest differs */
+  async putLayer(bytes: Uint8Array | Readable, digest: Digest): Promise<void> {
+    const source = bytes instanceof Readable ? bytes : Readable.from([bytes]);
+    await this.#uploads.put({ digest }, () => Promise.resolve(source));
+    source.destroy();
   }
 
   /** The compressed layer; the reader verifies it. @throws HatchError `image.not_found` */
-  async getLayer(digest: Digest): Promise<Readable> {
-    return this.#layers.get(digest);
+  async getLayer(digest: Digest, repository?: string): Promise<Readable> {
+    return this.#bundlesIn(repository).get(digest);
   }
 
   /**
@@ -161,16 +191,19 @@ export class FunctionRegistry {
   }): Promise<FunctionVersion> {
     const manifest = parseManifest(deploy.manifest);
     const { name } = manifest;
-    if (!(await this.#layers.has(deploy.layer.digest))) {
+    if (!(await this.#uploads.has(deploy.layer.digest))) {
       throw new HatchError(
         'deploy.invalid',
         `Cannot publish "${name}": put layer "${deploy.layer.digest}" first`,
       );
     }
     const { entryPath, layer, images = { layers: [] } } = deploy;
+    if (this.#repository !== undefined)
+      await this.#bundlesIn(this.#repository).put(layer, () => this.#uploads.get(layer.digest));
     const version = await this.#reserveVersion(name);
-    const facts = { name, version, manifest, entryPath, layer, images };
-    const record: FunctionVersion = { ...facts, createdAtMs: Date.now() };
+    const repository = this.#repository;
+    const facts = { name, version, manifest, entryPath, layer, images, createdAtMs: Date.now() };
+    const record: FunctionVersion = repository === undefined ? facts : { ...facts, repository };
     const key = keys.version(name, version);
     const checked = decodeVersion(key, JSON.parse(JSON.stringify(record)));
     const revision = await this.#records.put(key, JSON.stringify(checked), 0);
@@ -259,7 +292,6 @@ export class FunctionRegistry {
    * calls this from time to time.
    */
   async collect(options: CollectOptions = {}): Promise<{ versions: number; layers: number }> {
-    const layers = await this.#layers.list();
     const records = await this.#records.readAll(keys.allVersions);
     const versions = records.map(({ key, json }) => ({ key, ...decodeVersion(key, json) }));
     const states = new Map((await this.list()).map((state) => [state.name, state]));
@@ -270,15 +302,29 @@ export class FunctionRegistry {
         now - createdAtMs >= (options.unfinishedGraceMs ?? unfinishedGraceMs),
     );
     for (const { key } of unfinished) await this.#records.delete(key);
-    const used = new Set<string>(
-      versions.filter((one) => !unfinished.includes(one)).map(({ layer }) => layer.digest),
-    );
-    const unused = layers.filter(
-      ({ digest, usedAtMs }) =>
-        !used.has(digest) && now - usedAtMs >= (options.layerGraceMs ?? layerGraceMs),
-    );
-    for (const { digest } of unused) await this.#layers.delete(digest);
-    return { versions: unfinished.length, layers: unused.length };
+    const kept = versions.filter((one) => !unfinished.includes(one));
+    const putUntilMs = now - (options.layerGraceMs ?? layerGraceMs);
+    let layers = 0;
+    for (const repository of new Set([undefined, this.#repository])) {
+      const inIt = kept.filter((one) => one.repository === repository);
+      const except = new Set<string>(inIt.map(({ layer }) => layer.digest));
+      try {
+        layers += await collectBundles(this.#bundlesIn(repository), { except, putUntilMs });
+      } catch (error) {
+        // What was asked for is done; a registry that is down keeps its layers until the next time.
+        if (repository === undefined) throw error;
+        this.#onError(toHatchError(error));
+      }
+    }
+    return { versions: unfinished.length, layers };
+  }
+
+  #bundlesIn(repository: string | undefined): BundleStore {
+    const known = this.#bundles.get(repository);
+    if (known !== undefined || repository === undefined) return known ?? this.#uploads;
+    const bundles = this.#openRepository(repository);
+    this.#bundles.set(repository, bundles);
+    return bundles;
   }
 
   /** A counter of its own, so that a number is not given again after a discard or a removal. */
@@ -310,6 +356,16 @@ export class FunctionRegistry {
     if (this.#view !== undefined) return this.#view;
     throw new HatchError('internal.bug', 'Cannot look up a function before watch()');
   }
+}
+
+async function collectBundles(
+  bundles: BundleStore,
+  { except, putUntilMs }: { except: ReadonlySet<string>; putUntilMs: number },
+): Promise<number> {
+  const unused = await bundles.list({ except });
+  const old = unused.filter(({ usedAtMs }) => usedAtMs <= putUntilMs);
+  for (const { digest } of old) await bundles.delete(digest);
+  return old.length;
 }
 
 async function retryConflicts<Result>(action: () => Promise<Result>): Promise<Result> {

@@ -35,6 +35,13 @@ export function parseSubnet(text: string): Subnet | undefined {
   return { address, prefixLength };
 }
 
+/** Whether a text is a range of that version, with a prefix of `shortest` to `longest` bits. */
+export function isSubnet(text: string, version: 4 | 6, shortest: number, longest: number): boolean {
+  const subnet = parseSubnet(text);
+  if (subnet === undefined || isIpv4(subnet) !== (version === 4)) return false;
+  return subnet.prefixLength >= shortest && subnet.prefixLength <= longest;
+}
+
 export function formatAddress(address: Uint8Array): string {
   const bytes = Buffer.from(address);
   if (bytes.length === 4) return bytes.join('.');

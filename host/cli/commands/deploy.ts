@@ -45,7 +45,7 @@ async function deployFolder(context: CommandContext, outputDirectory: string): P
   const layers = await LayerObjects.open(await context.connect());
   await output.progress(
     `Uploading ${size(layer.sizeBytes)}`,
-    layers.put(createReadStream(layerFile), layer.digest),
+    layers.put(layer, async () => createReadStream(layerFile)),
   );
   const client = await context.client();
   const hasImages = manifest.image !== undefined || manifest.layers.length > 0;

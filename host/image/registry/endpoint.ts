@@ -21,7 +21,7 @@ export interface RepositoryRequest extends Omit<HttpRequest, 'url' | 'isPlainAll
   repository: string;
   /** After `/v2/<repository>/`, or absolute where the registry named the place. */
   target: string | URL;
-  actions: 'pull' | 'pull,push';
+  actions: 'pull' | 'pull,push' | 'pull,push,delete';
   /** Of the same registry, to mount blobs from. */
   alsoPullFrom?: string | undefined;
   /** Answers that are not failures. */

@@ -19,6 +19,7 @@ import { Endpoint } from './endpoint.ts';
 import { pushImage } from './push.ts';
 import { parseMirror } from './remote-name.ts';
 import type { RemoteName } from './remote-name.ts';
+import { Repository } from './repository.ts';
 import { defaultRetryPolicy, retrying } from './retry.ts';
 import type { RetryPolicy } from './retry.ts';
 import { Transport, readBody } from './transport.ts';
@@ -130,6 +131,12 @@ export class RegistryClient implements Disposable {
         throw error;
       }
     });
+  }
+
+  /** A repository of the registry itself. */
+  repository(name: RemoteName, options: AskOptions = {}): Repository {
+    const endpoint = this.#endpoint({ ...name, isPlain: this.#isPlain(name, options) });
+    return new Repository({ endpoint, policy: this.#policy, stallMs: this.#stallMs, name });
   }
 
   /** The blobs of a repository, from the registry itself. */

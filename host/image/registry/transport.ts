@@ -12,7 +12,7 @@ import { HatchError } from '../../base/errors.ts';
 import { PassingFailure, connectionFailure } from './retry.ts';
 
 export interface HttpRequest {
-  method: 'GET' | 'HEAD' | 'POST' | 'PUT' | 'PATCH';
+  method: 'DELETE' | 'GET' | 'HEAD' | 'PATCH' | 'POST' | 'PUT';
   url: URL;
   headers?: Record<string, string>;
   /** A stream is read once: redirects are not followed then. */
