@@ -1,7 +1,8 @@
 /**
  * The embedded nats-server of a host that is given no URL: JetStream, loopback only, its data below
- * the host's state directory. It is restarted when it dies, and ends with the host however that
- * ends: the kernel signals it at the host's death, and the next start removes one that stayed.
+ * the host's state directory. It is restarted when it dies or its JetStream no longer answers. It
+ * ends with the host however that ends: the kernel signals it at the host's death, and the next
+ * start removes one that stayed.
  */
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
@@ -12,6 +13,7 @@ import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { connect } from '@nats-io/transport-node';
 import { HatchError, messageOf } from '../base/errors.ts';
+import { JetStreamHealth } from './jetstream-health.ts';
 import { endStaleServer, findBinary, rememberServer } from './nats-process.ts';
 
 export interface NatsServer {
@@ -31,6 +33,8 @@ export interface NatsServerOptions {
   port?: number;
   /** Most bytes JetStream may keep on disk. */
   storeBytesMax?: number;
+  /** How often it is asked whether its JetStream answers; each 10 s by default. */
+  healthCheckMs?: number;
   /** Lines of the server's log and what happens to it. */
   onLog?: (line: string) => void;
 }
@@ -67,6 +71,7 @@ const restartDelayMaxMs = 5000;
 const memoryStoreBytesMax = 64 * 1024 * 1024;
 const storeBytesMaxDefault = 10 * 1024 * 1024 * 1024;
 const logTailLines = 20;
+const healthCheckMsDefault = 10_000;
 
 class Supervisor {
   readonly token = randomBytes(24).toString('hex');
@@ -145,12 +150,24 @@ class Supervisor {
         { cause: error, details: { log: this.#logTail } },
       );
     }
+    const health = this.#watchHealth(child);
     child.once('exit', (code, signal) => {
+      health.stop();
       if (this.#stopping.signal.aborted) return;
       this.#child = undefined;
       this.#log(`nats-server ended with ${signal ?? code}, starting it again`);
       this.#restarting = this.#restart();
     });
+  }
+
+  /** What it has acknowledged is in the files, or in memory on the way there: both outlive it. */
+  #watchHealth(child: ChildProcess): JetStreamHealth {
+    const onIll = (reason: string): void => {
+      this.#log(`JetStream does not answer, ending nats-server: ${reason}`);
+      child.kill('SIGKILL');
+    };
+    const { healthCheckMs: checkMs = healthCheckMsDefault } = this.#options;
+    return new JetStreamHealth({ url: this.url, token: this.token, checkMs, onIll });
   }
 
   async #spawn(): Promise<ChildProcess> {

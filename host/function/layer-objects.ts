@@ -119,6 +119,8 @@ function tooLarge(): HatchError {
 }
 
 function unavailable(what: string, error: unknown): HatchError {
-  const message = `Cannot ${what}: ${messageOf(error)}`;
+  const reason = messageOf(error);
+  const advice = /no space left/.test(reason) ? '; free some of the disk of the NATS server' : '';
+  const message = `Cannot ${what}: ${reason}${advice}`;
   return natsRefusal(error) ?? new HatchError('host.nats_unavailable', message, { cause: error });
 }

@@ -56,6 +56,19 @@ test('a killed server is started again on its port with its data', async (contex
   assert.equal(message?.string(), 'kept');
 });
 
+test('a server that hangs is ended and started again', async (context) => {
+  const { server } = await started({ healthCheckMs: 100 });
+  const client = await connect({ servers: server.url, token: server.token, reconnectTimeWait: 50 });
+  context.after(() => client.close());
+  const hung = server.pid() ?? assert.fail('no process');
+  const reconnected = statusOf(client, 'reconnect');
+  process.kill(hung, 'SIGSTOP');
+  await reconnected;
+  assert.notEqual(server.pid(), hung);
+  await sleep(500);
+  assert.notEqual(server.pid(), undefined, 'one that answers is left alone');
+});
+
 test('stop ends the process, and the next start has the port and data again', async () => {
   const { directory, server } = await started();
   const client = await connect({ servers: server.url, token: server.token });
