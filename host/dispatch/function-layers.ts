@@ -74,7 +74,9 @@ export async function loadFunctionLayers(
   try {
     const env = below === undefined ? {} : environmentOf(below);
     const prepared = await driver.prepare(lease.layers.map(({ path }) => path));
-    const reads = driver.readsLayers ? await startReads.follow(lease.layers) : undefined;
+    const runtime = new Set(base.layers.map(({ chainId }) => chainId));
+    const followed = lease.layers.map((one) => ({ ...one, ofRuntime: runtime.has(one.chainId) }));
+    const reads = driver.readsLayers ? await startReads.follow(followed) : undefined;
     const release = (): void => {
       reads?.release();
       prepared.release();

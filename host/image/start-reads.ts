@@ -2,15 +2,14 @@
  * What the starts of a function read of its layers, so that the next one whose files are no longer
  * in memory has them read while its container is being made.
  *
- * It is written down once, a moment after a first start: of the function's own layer, which was
- * dropped from memory before, what is in memory now; of the layers below, which others use too,
+ * It is written down once, a moment after a first start: of the layers that functions bring, which
+ * were dropped from memory once before, what is in memory now; of the runtime's, which all use,
  * what its processes have touched that the zygote has not. Lists are kept by chain ids, so they
  * outlive the host and the layers' copies here, and fit no other content.
  */
 import { lstat, realpath } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import { z } from 'zod';
-import { HatchError } from '../base/errors.ts';
 import { parentOf, touchedPages } from '../sys/mapped-files.ts';
 import { cachedRanges, dropCached, pageBytes, readIn } from '../sys/page-cache.ts';
 import type { ByteRange } from '../sys/page-cache.ts';
@@ -52,8 +51,15 @@ export interface FunctionReads {
   release(): void;
 }
 
-/** Bottom first, at least one: the last is the function's own. */
-type Layers = readonly { chainId: Digest; path: string }[];
+export interface ReadLayer {
+  chainId: Digest;
+  path: string;
+  /** It belongs to the image that the zygote runs. */
+  ofRuntime: boolean;
+}
+
+/** Bottom first. */
+type Layers = readonly ReadLayer[];
 
 export const startReadBounds = {
   lists: 1000,
@@ -74,6 +80,8 @@ export class StartReads {
   readonly #lists: Map<string, ReadList>;
   readonly #settings: Required<Omit<StartReadsOptions, 'directory'>>;
   readonly #followed = new Set<FollowedFunction>();
+  /** By chain id, whether it can be looked at. Once each: others may have read of it since. */
+  readonly #dropped = new Map<Digest, Promise<boolean>>();
 
   static async open(options: StartReadsOptions): Promise<StartReads> {
     const records = new RecordDirectory(options.directory, listSchema);
@@ -98,6 +106,7 @@ export class StartReads {
       ...this.#settings,
       layers,
       list: this.#lists.get(name),
+      drop: (layer) => this.#drop(layer),
       onRecorded: (list) => this.#keep(name, list),
       onReleased: () => this.#followed.delete(followed),
     });
@@ -109,6 +118,12 @@ export class StartReads {
   /** Ends what is being recorded. */
   async close(): Promise<void> {
     await Promise.all([...this.#followed].map((followed) => followed.close()));
+  }
+
+  #drop({ chainId, path }: ReadLayer): Promise<boolean> {
+    const dropped = this.#dropped.get(chainId) ?? dropFrom(path);
+    this.#dropped.set(chainId, dropped);
+    return dropped;
   }
 
   async #keep(name: string, list: ReadList): Promise<void> {
@@ -125,6 +140,7 @@ export class StartReads {
 interface FollowedFunctionOptions extends Required<Omit<StartReadsOptions, 'directory'>> {
   layers: Layers;
   list: ReadList | undefined;
+  drop: (layer: ReadLayer) => Promise<boolean>;
   onRecorded: (list: ReadList) => Promise<void>;
   onReleased: () => void;
 }
@@ -135,6 +151,8 @@ class FollowedFunction implements FunctionReads {
   #listBytes = 0;
   #begunAtMs = -Infinity;
   #recordable = false;
+  /** Layers whose files are looked at. */
+  readonly #looked = new Set<ReadLayer>();
   #released = false;
   #timer: NodeJS.Timeout | undefined;
   #work: Promise<void> = Promise.resolve();
@@ -167,8 +185,10 @@ class FollowedFunction implements FunctionReads {
   }
 
   async prepare(): Promise<void> {
-    if (this.#list === undefined)
-      this.#recordable = await dropFrom(ownLayer(this.#options.layers).path);
+    if (this.#list !== undefined) return;
+    for (const layer of this.#options.layers)
+      if (!layer.ofRuntime && (await this.#options.drop(layer))) this.#looked.add(layer);
+    this.#recordable = true;
   }
 
   async close(): Promise<void> {
@@ -179,8 +199,10 @@ class FollowedFunction implements FunctionReads {
   async #record(processes: () => readonly number[]): Promise<void> {
     try {
       const { layers } = this.#options;
-      const own = await cachedFiles(layers);
-      const list = bounded([...own, ...(await touchedFiles(layers.slice(0, -1), processes()))]);
+      const files = await touchedFiles(layers, processes());
+      for (const [layer, one] of layers.entries())
+        if (this.#looked.has(one)) files.unshift(...(await cachedFiles(layer, one.path)));
+      const list = bounded(files);
       // Of layers that are going there may be a part.
       if (this.#released) return;
       this.#use(list);
@@ -202,12 +224,6 @@ class FollowedFunction implements FunctionReads {
   }
 }
 
-function ownLayer(layers: Layers): Layers[number] {
-  const own = layers.at(-1);
-  if (own === undefined) throw new HatchError('internal.bug', 'A function has at least one layer');
-  return own;
-}
-
 /** False when there are too many files, or they went meanwhile. */
 async function dropFrom(layerPath: string): Promise<boolean> {
   let files = 0;
@@ -223,10 +239,8 @@ async function dropFrom(layerPath: string): Promise<boolean> {
   }
 }
 
-/** What is in memory of the function's own layer. */
-async function cachedFiles(layers: Layers): Promise<ListedFile[]> {
-  const { path: layerPath } = ownLayer(layers);
-  const layer = layers.length - 1;
+/** What is in memory of a layer. */
+async function cachedFiles(layer: number, layerPath: string): Promise<ListedFile[]> {
   const files: ListedFile[] = [];
   for await (const name of filesIn(layerPath)) {
     await using file = await openFile(name);
@@ -238,7 +252,7 @@ async function cachedFiles(layers: Layers): Promise<ListedFile[]> {
 }
 
 /**
- * What these processes have touched of files of these layers; but not what the zygote has that they
+ * What these processes have touched of files of the runtime; but not what the zygote has that they
  * were forked from, which is in memory for its sake.
  */
 async function touchedFiles(layers: Layers, pids: readonly number[]): Promise<ListedFile[]> {
@@ -248,7 +262,7 @@ async function touchedFiles(layers: Layers, pids: readonly number[]): Promise<Li
   const files: ListedFile[] = [];
   for (const [path, pages] of await touchedBy(pids)) {
     const layer = await layerOf(layers, path);
-    if (layer === undefined) continue;
+    if (layer === undefined || layers[layer]?.ofRuntime !== true) continue;
     const read = [...pages].filter((offsetBytes) => kept.get(path)?.has(offsetBytes) !== true);
     const ranges = joined(read.map((offsetBytes) => ({ offsetBytes, lengthBytes: pageBytes })));
     files.push({ layer, path: path.slice(1), ranges });

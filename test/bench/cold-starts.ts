@@ -21,7 +21,7 @@ export interface ColdFunction {
 
 /** Starts it once, to have the list of what that reads. */
 export async function coldFunction(
-  { images: { store } }: Pick<Engine, 'images'>,
+  { images: { store }, baseImage }: Pick<Engine, 'images' | 'baseImage'>,
   fn: PoolFunction,
   { stateDirectory, acquire }: { stateDirectory: string; acquire: Acquire },
 ): Promise<ColdFunction> {
@@ -33,7 +33,9 @@ export async function coldFunction(
   for (const { path } of layers) for await (const file of filesIn(path)) files.push(file);
   const directory = join(stateDirectory, 'bench-reads');
   const reads = await StartReads.open({ directory, warmMs: 0, settleMs: 1 });
-  const listed = { ...fn, name: `${fn.name}-listed`, startReads: await reads.follow(layers) };
+  const runtime = baseImage.layers.map(({ chainId }) => chainId);
+  const followed = layers.map((one) => ({ ...one, ofRuntime: runtime.includes(one.chainId) }));
+  const listed = { ...fn, name: `${fn.name}-listed`, startReads: await reads.follow(followed) };
   const { instance } = await acquire(listed);
   let listedBytes = 0;
   while ((listedBytes = listed.startReads.begin()) === 0) await sleep(5);

@@ -7,7 +7,7 @@ import { after, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { digestOf, hexOf, type Digest } from '../../host/image/digest.ts';
 import { readAhead } from '../../host/image/read-ahead.ts';
-import { StartReads, startReadBounds } from '../../host/image/start-reads.ts';
+import { StartReads, startReadBounds, type ReadLayer } from '../../host/image/start-reads.ts';
 import { makeRootPrivate } from '../../host/sys/mount.ts';
 import { namespaceFlag, unshare } from '../../host/sys/namespace.ts';
 import { cachedRanges, dropCached } from '../../host/sys/page-cache.ts';
@@ -22,19 +22,14 @@ after(() => disk[Symbol.dispose]());
 const directory = disk.mountPoint;
 let names = 0;
 
-interface Layer {
-  path: string;
-  chainId: Digest;
-}
-
 /** On the disk: what is dirty stays in memory. */
-async function makeLayer(files: Record<string, number>): Promise<Layer> {
+async function makeLayer(files: Record<string, number>): Promise<ReadLayer> {
   const path = join(directory, `layer-${++names}`);
   for (const [name, bytes] of Object.entries(files)) {
     await mkdir(join(path, name, '..'), { recursive: true });
     await writeFile(join(path, name), Buffer.alloc(bytes, 1), { flush: true });
   }
-  return { path, chainId: digestOf(path) };
+  return { path, chainId: digestOf(path), ofRuntime: false };
 }
 
 async function cachedBytes(path: string): Promise<number> {
@@ -62,7 +57,7 @@ const listOf = (...layers: { chainId: Digest }[]): string =>
 const openReads = (state: string) => StartReads.open({ directory: state, warmMs: 60, settleMs: 1 });
 
 /** A first start that reads `read` of a layer; resolves when its list is on the disk. */
-async function recordStart(state: string, layer: Layer, read: string) {
+async function recordStart(state: string, layer: ReadLayer, read: string) {
   const reads = await openReads(state);
   const followed = await reads.follow([layer]);
   assert.equal(followed.begin(), 0, 'nothing is known of the first start');
@@ -93,12 +88,29 @@ test('what the first start has read is read ahead of a later one, after restarts
   await reads.close();
 });
 
+test('a layer that functions share is dropped once, and listed for each', async () => {
+  const state = join(directory, 'shared');
+  const shared = await makeLayer({ 'index.js': 12 * KiB, 'unused.js': 16 * KiB });
+  const used = join(shared.path, 'index.js');
+  const reads = await openReads(state);
+  const owns = [await makeLayer({ a: 4 * KiB }), await makeLayer({ a: 4 * KiB })];
+  for (const [index, own] of owns.entries()) {
+    const followed = await reads.follow([shared, own]);
+    if (index === 0) await readFile(used);
+    assert.equal(await cachedBytes(used), 12 * KiB);
+    followed.ended(() => [process.pid]);
+    await until(() => readdir(state).then((all) => all.includes(listOf(shared, own))));
+    assert.equal(followed.begin(), 12 * KiB);
+  }
+  await reads.close();
+});
+
 test('a list is of one content: another layer has its own', async () => {
   const state = join(directory, 'changed');
   const layer = await makeLayer({ a: 8 * KiB });
   await recordStart(state, layer, 'a');
   const reads = await openReads(state);
-  const other = { path: layer.path, chainId: digestOf('changed') };
+  const other = { ...layer, chainId: digestOf('changed') };
   assert.equal((await reads.follow([other])).begin(), 0);
   await reads.close();
 });
@@ -121,7 +133,7 @@ test('a list that is damaged, or of a layer that is gone, does no harm', async (
 
 test('of the layers below, what processes have mapped and touched is listed', async () => {
   const state = join(directory, 'below');
-  const base = { path: '/', chainId: digestOf('base') };
+  const base = { path: '/', chainId: digestOf('base'), ofRuntime: true };
   const own = await makeLayer({ a: 4 * KiB });
   // Of a program that we have not mapped ourselves, as a zygote has not what its children load.
   using child = spawn('sleep', ['60'], { stdio: 'ignore' });
