@@ -1,7 +1,7 @@
 /** What starts read is written down and read ahead, on a disk: nothing leaves a tmpfs. */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { mkdir, open, readFile, readdir, realpath, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, open, readFile, readdir, realpath, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -12,12 +12,13 @@ import { makeRootPrivate } from '../../host/sys/mount.ts';
 import { namespaceFlag, unshare } from '../../host/sys/namespace.ts';
 import { cachedRanges, dropCached } from '../../host/sys/page-cache.ts';
 import { DiskImage } from '../support/disk-image.ts';
+import { startHost } from '../support/host.ts';
 
 const KiB = 1024;
 const MiB = 2 ** 20;
 unshare(namespaceFlag.mount);
 makeRootPrivate();
-const disk = new DiskImage('ext4', { sizeMiB: 512 });
+const disk = new DiskImage('ext4', { sizeMiB: 1024 });
 after(() => disk[Symbol.dispose]());
 const directory = disk.mountPoint;
 let names = 0;
@@ -103,6 +104,23 @@ test('a layer that functions share is dropped once, and listed for each', async 
     assert.equal(followed.begin(), 12 * KiB);
   }
   await reads.close();
+});
+
+test('a host that starts again reads ahead of the first start, and its trace says so', async () => {
+  const stateDirectory = await mkdtemp(join(directory, 'hatch-test-'));
+  let host = await startHost({ config: { stateDirectory } });
+  try {
+    await host.deploy('functions/hello');
+    await until(() =>
+      readdir(join(stateDirectory, 'images/start-reads')).then((all) => all.length > 0),
+    );
+    await host.stop({ keepState: true });
+    host = await startHost({ config: host.config });
+    const first = await host.trace((await host.call('hello', {})).requestId);
+    assert.ok((first.startRecord?.readAheadBytes ?? 0) > 0, JSON.stringify(first.startRecord));
+  } finally {
+    await host.stop();
+  }
 });
 
 test('a list is of one content: another layer has its own', async () => {
