@@ -24,6 +24,8 @@ export interface RepositoryRequest extends Omit<HttpRequest, 'url' | 'isPlainAll
   actions: 'pull' | 'pull,push' | 'pull,push,delete';
   /** Of the same registry, to mount blobs from. */
   alsoPullFrom?: string | undefined;
+  /** Codes of failures that may pass, besides statuses that say so. */
+  passingCodes?: readonly string[];
   /** Answers that are not failures. */
   expected: readonly number[];
   what: string;
@@ -90,9 +92,9 @@ export class Endpoint {
 
   async #failure(request: RepositoryRequest, answer: HttpAnswer): Promise<Error> {
     const { status, headers } = answer;
-    const said = await this.#problem(request, answer);
+    const { code, said } = await this.#problem(request, answer);
     const told = `registry "${this.host}" answered ${status}${said === '' ? '' : ` (${said})`}`;
-    if (isPassingStatus(status)) {
+    if (isPassingStatus(status) || request.passingCodes?.includes(code) === true) {
       const retryAfterMs = parseRetryAfter(headers['retry-after'], Date.now());
       return new PassingFailure(told, { retryAfterMs });
     }
@@ -110,9 +112,13 @@ export class Endpoint {
     return new HatchError('image.registry_failed', message, { details: { status } });
   }
 
-  /** The codes of the distribution specification, where the registry gives them. */
-  async #problem({ method }: RepositoryRequest, answer: HttpAnswer): Promise<string> {
-    if (method === 'HEAD') return '';
+  /** A code of the distribution specification, where the registry gives one, and what to show. */
+  async #problem(
+    { method }: RepositoryRequest,
+    answer: HttpAnswer,
+  ): Promise<{ code: string; said: string }> {
+    const nothing = { code: '', said: '' };
+    if (method === 'HEAD') return nothing;
     try {
       const limits = { bytesMax: problemBytesMax, stallMs: this.#options.stallMs };
       const text = (await readBody(answer, limits)).toString('utf8');
@@ -120,9 +126,10 @@ export class Endpoint {
       const [first] = errors;
       const explained = [first?.code, first?.message ?? ''].filter(Boolean).join(': ');
       // What strangers send goes into logs and terminals.
-      return explained.replaceAll(/[^\u0020-\u007e]/g, '?').slice(0, 200);
+      const said = explained.replaceAll(/[^\u0020-\u007e]/g, '?').slice(0, 200);
+      return { code: first?.code ?? '', said };
     } catch {
-      return '';
+      return nothing;
     }
   }
 }
