@@ -3,6 +3,7 @@
  * made of its digest, so that nothing else has to be written down and the registry's own garbage
  * collection leaves it alone. The time of its last use is an annotation.
  */
+import { randomUUID } from 'node:crypto';
 import { Readable } from 'node:stream';
 import { HatchError } from '../base/errors.ts';
 import { digestOf, hexOf, isDigest } from '../image/digest.ts';
@@ -15,6 +16,7 @@ import type { Repository } from '../image/registry/repository.ts';
 import type { BundleStore } from './bundle-store.ts';
 
 const usedAtAnnotation = 'dev.hatchery.used-at-ms';
+const putAnnotation = 'dev.hatchery.put';
 const layerType = 'application/vnd.oci.image.layer.v1.tar+gzip';
 /** A layer alone has no configuration; what stands for none is the same for all. */
 const noConfiguration = Buffer.from('{}');
@@ -80,15 +82,15 @@ export class BundleRepository implements BundleStore {
       if (digest === undefined || except.has(digest)) continue;
       const manifest = await this.#find(digest);
       if (manifest === undefined) continue;
-      const usedAtMs = Number(manifest.annotations?.[usedAtAnnotation] ?? 0);
-      listed.push({ digest, usedAtMs });
+      listed.push({ digest, usedAtMs: usedAtMs(manifest) });
     }
     return listed;
   }
 
-  async delete(digest: Digest): Promise<void> {
+  async delete(digest: Digest, { putUntilMs }: { putUntilMs: number }): Promise<boolean> {
     const found = await this.#repository.manifest(tagOf(digest));
-    if (found !== undefined) await this.#repository.deleteManifest(found.digest);
+    if (found === undefined || usedAtMs(parseManifest(found.bytes)) > putUntilMs) return false;
+    return this.#repository.deleteManifest(found.digest);
   }
 
   async #find(digest: Digest): Promise<ImageManifest | undefined> {
@@ -107,6 +109,11 @@ function digestIn(tag: string): Digest | undefined {
   return isDigest(digest) ? digest : undefined;
 }
 
+function usedAtMs({ annotations }: ImageManifest): number {
+  return Number(annotations?.[usedAtAnnotation] ?? 0);
+}
+
+/** Another each time: to take away what was put earlier never takes away what is put meanwhile. */
 function manifestOf({ digest, sizeBytes }: { digest: Digest; sizeBytes: number }): Buffer {
   const config = {
     mediaType: 'application/vnd.oci.empty.v1+json',
@@ -120,7 +127,7 @@ function manifestOf({ digest, sizeBytes }: { digest: Digest; sizeBytes: number }
       artifactType: 'application/vnd.hatchery.bundle.v1',
       config,
       layers: [{ mediaType: layerType, digest, size: sizeBytes }],
-      annotations: { [usedAtAnnotation]: String(Date.now()) },
+      annotations: { [usedAtAnnotation]: String(Date.now()), [putAnnotation]: randomUUID() },
     }),
   );
 }

@@ -24,6 +24,6 @@ export interface BundleStore {
   /** All layers but those of `except`, with the time each was last put. */
   list(options: { except: ReadonlySet<string> }): Promise<{ digest: Digest; usedAtMs: number }[]>;
 
-  /** Nothing happens when it is not there. */
-  delete(digest: Digest): Promise<void>;
+  /** Whether it was there, not put since, and could be deleted; otherwise nothing happens. */
+  delete(digest: Digest, options: { putUntilMs: number }): Promise<boolean>;
 }

@@ -92,8 +92,11 @@ export class LayerObjects implements BundleStore {
     return [...byDigest].map(([digest, usedAtMs]) => ({ digest, usedAtMs }));
   }
 
-  async delete(digest: Digest): Promise<void> {
+  async delete(digest: Digest, { putUntilMs }: { putUntilMs: number }): Promise<boolean> {
+    const info = await this.#store.info(digest);
+    if (info === null || info.deleted || usedAtMs(info) > putUntilMs) return false;
     await this.#store.delete(digest);
+    return true;
   }
 }
 

@@ -288,8 +288,8 @@ export class FunctionRegistry {
 
   /**
    * Removes what nothing refers to: versions of deploys that were never finished, and layers of
-   * no version. What is younger than the grace may belong to a deploy that is under way. A host
-   * calls this from time to time.
+   * no version. What is younger than the grace may belong to a deploy that is under way. It runs
+   * whenever versions go.
    */
   async collect(options: CollectOptions = {}): Promise<{ versions: number; layers: number }> {
     const records = await this.#records.readAll(keys.allVersions);
@@ -363,9 +363,11 @@ async function collectBundles(
   { except, putUntilMs }: { except: ReadonlySet<string>; putUntilMs: number },
 ): Promise<number> {
   const unused = await bundles.list({ except });
-  const old = unused.filter(({ usedAtMs }) => usedAtMs <= putUntilMs);
-  for (const { digest } of old) await bundles.delete(digest);
-  return old.length;
+  let deleted = 0;
+  for (const { digest, usedAtMs } of unused)
+    // What somebody has put since the list was made is about to be referred to.
+    if (usedAtMs <= putUntilMs && (await bundles.delete(digest, { putUntilMs }))) deleted++;
+  return deleted;
 }
 
 async function retryConflicts<Result>(action: () => Promise<Result>): Promise<Result> {

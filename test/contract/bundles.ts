@@ -16,6 +16,7 @@ export function bundleSuite(name: string, open: () => BundleStore): void {
   };
   const source = (bytes: Buffer) => () => Promise.resolve(Readable.from([bytes]));
   const nothing = { except: new Set<string>() };
+  const now = () => ({ putUntilMs: Date.now() });
 
   describe(`bundle store: ${name}`, () => {
     test('an empty one has nothing, and says so', async () => {
@@ -24,7 +25,7 @@ export function bundleSuite(name: string, open: () => BundleStore): void {
       assert.deepEqual(await bundles.list(nothing), []);
       assert.equal(await bundles.has(digest), false);
       await assert.rejects(bundles.get(digest), { code: 'image.not_found' });
-      await bundles.delete(digest);
+      assert.equal(await bundles.delete(digest, now()), false);
     });
 
     test('a layer comes back as it went, for others too', async () => {
@@ -38,7 +39,7 @@ export function bundleSuite(name: string, open: () => BundleStore): void {
       assert.deepEqual([listed?.digest, others], [layer.digest, []]);
       assert.ok((listed?.usedAtMs ?? 0) >= before && (listed?.usedAtMs ?? 0) <= Date.now());
       assert.deepEqual(await bundles.list({ except: new Set([layer.digest]) }), []);
-      await bundles.delete(layer.digest);
+      await bundles.delete(layer.digest, now());
     });
 
     test('what is put again is not read again, and is young again', async () => {
@@ -52,20 +53,32 @@ export function bundleSuite(name: string, open: () => BundleStore): void {
       assert.deepEqual([listed?.digest, others], [layer.digest, []]);
       assert.ok((listed?.usedAtMs ?? 0) >= again);
       assert.ok((await buffer(await bundles.get(layer.digest))).equals(bytes));
-      await bundles.delete(layer.digest);
+      await bundles.delete(layer.digest, now());
+    });
+
+    test('what was put again since is not deleted', async () => {
+      const bundles = open();
+      const { bytes, layer } = made(1000);
+      await bundles.put(layer, source(bytes));
+      const listed = now();
+      await sleep(5);
+      await bundles.put(layer, source(bytes));
+      assert.equal(await bundles.delete(layer.digest, listed), false);
+      assert.ok((await buffer(await bundles.get(layer.digest))).equals(bytes));
+      assert.ok(await bundles.delete(layer.digest, now()));
     });
 
     test('many at once, also of one layer', async () => {
       const bundles = open();
-      const all = Array.from({ length: 5 }, () => made(100_000));
+      const all = Array.from({ length: 20 }, () => made(10_000));
       await Promise.all(
-        [...all, ...all].map(({ layer, bytes }) => bundles.put(layer, source(bytes))),
+        [...all, ...all, ...all].map(({ layer, bytes }) => bundles.put(layer, source(bytes))),
       );
       const digests = (await bundles.list(nothing)).map(({ digest }) => digest);
       assert.deepEqual(new Set(digests), new Set(all.map(({ layer }) => layer.digest)));
       for (const { layer, bytes } of all) {
         assert.ok((await buffer(await bundles.get(layer.digest))).equals(bytes));
-        await bundles.delete(layer.digest);
+        await bundles.delete(layer.digest, now());
       }
     });
 
@@ -94,7 +107,7 @@ export function bundleSuite(name: string, open: () => BundleStore): void {
       const { bytes, layer } = made(1000);
       for (let round = 0; round < 2; round++) {
         await bundles.put(layer, source(bytes));
-        await bundles.delete(layer.digest);
+        assert.ok(await bundles.delete(layer.digest, now()));
         assert.equal(await bundles.has(layer.digest), false);
         await assert.rejects(bundles.get(layer.digest), { code: 'image.not_found' });
         assert.deepEqual(await bundles.list(nothing), []);
