@@ -7,7 +7,7 @@
  * <root>/images/          names of images and the layers they consist of
  * <root>/usage/           the order of use, written when the store is closed
  * <root>/trees/<name>     what is in each layer, to verify it again
- * <root>/start-reads/   what starts read of layers (`start-reads.ts`)
+ * <root>/start-reads/     what starts read of layers (`start-reads.ts`)
  * <root>/downloads/ ingest/ trash/   coming and going; emptied when the store is opened
  * ```
  * A layer is unpacked in `ingest`, flushed, renamed into `layers`, and exists once its record does.

@@ -73,6 +73,8 @@ export const startReadBounds = {
   gapBytes: 64 * 1024,
   /** Layers with more are left alone: looking at each takes longer than it gains. */
   filesOfLayer: 10_000,
+  /** Of a container that are looked at. */
+  processes: 8,
 } as const;
 
 export class StartReads {
@@ -199,7 +201,7 @@ class FollowedFunction implements FunctionReads {
   async #record(processes: () => readonly number[]): Promise<void> {
     try {
       const { layers } = this.#options;
-      const files = await touchedFiles(layers, processes());
+      const files = await touchedFiles(layers, processes().slice(0, startReadBounds.processes));
       for (const [layer, one] of layers.entries())
         if (this.#looked.has(one)) files.unshift(...(await cachedFiles(layer, one.path)));
       const list = bounded(files);
@@ -278,10 +280,11 @@ async function touchedBy(pids: Iterable<number>): Promise<Map<string, Set<number
   return all;
 }
 
-/** The topmost that has it as a file. No link is followed: it might lead out of the layer. */
+/** The topmost that has it as a file. Neither a link nor a name of `..` leads out of the layer. */
 async function layerOf(layers: Layers, path: string): Promise<number | undefined> {
   for (const [layer, { path: layerPath }] of [...layers.entries()].toReversed()) {
     const full = join(layerPath, path);
+    if (relative(layerPath, full).startsWith('..')) continue;
     try {
       if ((await realpath(full)) === full && (await lstat(full)).isFile()) return layer;
     } catch {

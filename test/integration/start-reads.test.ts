@@ -8,6 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { digestOf, hexOf, type Digest } from '../../host/image/digest.ts';
 import { readAhead } from '../../host/image/read-ahead.ts';
 import { StartReads, startReadBounds, type ReadLayer } from '../../host/image/start-reads.ts';
+import { touchedPages, type MappingBounds } from '../../host/sys/mapped-files.ts';
 import { makeRootPrivate } from '../../host/sys/mount.ts';
 import { namespaceFlag, unshare } from '../../host/sys/namespace.ts';
 import { cachedRanges, dropCached } from '../../host/sys/page-cache.ts';
@@ -168,6 +169,17 @@ test('of the layers below, what processes have mapped and touched is listed', as
   const found = (name: string) => files.find(({ path }) => `/${path}` === name);
   assert.equal(found(program)?.layer, 0, list);
   assert.equal(found(process.execPath), undefined);
+});
+
+test('a process with too many mappings, or too large ones, is looked at in part', async () => {
+  const touched = async (bounds?: MappingBounds) =>
+    [...(await touchedPages(process.pid, bounds)).values()].reduce(
+      (sum, { size }) => sum + size,
+      0,
+    );
+  assert.ok((await touched()) > 100, 'of this process all is looked at');
+  assert.ok((await touched({ pagesMax: 100 })) <= 100);
+  assert.equal(await touched({ listBytesMax: 10 }), 0);
 });
 
 test('an instance that is gone too soon leaves the list to the next', async () => {
