@@ -21,6 +21,8 @@ export interface InventoryOptions {
   directories?: string[];
   /** Count mounts of any name: for whoever has a mount namespace of its own. */
   allMounts?: boolean;
+  /** Ids of processes whose descendants are somebody else's. */
+  exceptBelow?: number[];
   /** Count this process's descriptors; not for a runner, whose tests are other processes. */
   ownDescriptors?: boolean;
 }
@@ -36,15 +38,16 @@ const repository = join(import.meta.dirname, '..', '..');
 /** Looks at mounts, cgroups, network names, nft tables, descriptors, processes and directories. */
 export function takeInventory(options: InventoryOptions = {}): Inventory {
   const { prefix = 'hatch', directories = [], allMounts = false, ownDescriptors = true } = options;
+  const { exceptBelow = [] } = options;
   const things = new Map([
     ...mounts(prefix, allMounts),
     ...cgroups(prefix),
     ...networks(prefix),
-    ...processes(prefix),
+    ...processes(prefix, exceptBelow),
     ...paths(prefix, directories),
     ...(ownDescriptors ? descriptors() : []),
   ]);
-  return { options: { prefix, directories, allMounts, ownDescriptors }, things };
+  return { options: { prefix, directories, allMounts, exceptBelow, ownDescriptors }, things };
 }
 
 /** Waits up to `timeoutMs` for asynchronous teardown, then fails with a list of what is left. */
@@ -123,8 +126,10 @@ function networks(prefix: string): Things {
 }
 
 /** Our descendants, and whoever else shows by its command line or cgroup that it is ours. */
-function processes(prefix: string): Things {
+function processes(prefix: string, exceptBelow: readonly number[]): Things {
   const running = runningProcesses();
+  // What has lost its parent is no longer below them: it shows by its name alone.
+  for (const pid of exceptBelow) running.delete(pid);
   const found: Things = new Map();
   for (const [pid, { state, parent, startTicks, name }] of running) {
     const command = commandOf(pid);
@@ -157,6 +162,12 @@ function runningProcesses(): Map<number, RunningProcess> {
     running.set(Number(pid), { name, state, parent: Number(parent), startTicks });
   }
   return running;
+}
+
+/** Processes that this one has started and that run. */
+export function runningChildren(): number[] {
+  const running = [...runningProcesses()];
+  return running.filter(([, { parent }]) => parent === process.pid).map(([pid]) => pid);
 }
 
 /** The repository may be in a directory with our prefix in its name: that makes nothing ours. */

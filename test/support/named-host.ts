@@ -4,7 +4,7 @@ import { mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { HostConfig } from '../../host/config.ts';
-import { assertNothingLeft, takeInventory } from './leak-check.ts';
+import { assertNothingLeft, runningChildren, takeInventory } from './leak-check.ts';
 
 export interface NamedHost {
   /** For `startHost`. */
@@ -15,7 +15,8 @@ export interface NamedHost {
 
 export async function nameHost(config: Partial<HostConfig> = {}): Promise<NamedHost> {
   const name = `hatch-test-${randomBytes(4).toString('hex')}`;
-  const inventory = takeInventory({ prefix: name });
+  // Other hosts and servers of the test go on forking.
+  const inventory = takeInventory({ prefix: name, exceptBelow: runningChildren() });
   const stateDirectory = await mkdtemp(join(tmpdir(), `${name}-`));
   return {
     config: { ...config, stateDirectory, cgroupParent: name },
