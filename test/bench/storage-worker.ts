@@ -5,6 +5,7 @@
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { BtrfsDriver } from '../../host/storage/btrfs.ts';
 import { DiskScratch } from '../../host/storage/disk-scratch.ts';
 import { MemoryScratch } from '../../host/storage/memory-scratch.ts';
@@ -17,6 +18,9 @@ import { serve } from './worker.ts';
 const MiB = 2 ** 20;
 const diskMiB = 6144;
 const writeBytes = 4096;
+/** xfs gives the blocks of a deleted file back some milliseconds later. */
+const lookMs = 30;
+const looksMax = 100;
 
 interface Contender {
   name: string;
@@ -90,13 +94,13 @@ async function writes(options: {
   const taken: number[] = [];
   for (let round = 0; round < (quick ? 2 : 5); round++) {
     const root = make(`write-${round}`);
-    const before = usedBytes(root.upperDirectory);
+    const before = await usedBytes(root.upperDirectory);
     const start = performance.now();
     const fd = fs.openSync(`/proc/self/fd/${root.mountFd}/${size}`, 'r+');
     fs.writeSync(fd, Buffer.alloc(writeBytes, round), 0, writeBytes, 0);
     times.push(performance.now() - start);
     fs.closeSync(fd);
-    taken.push((usedBytes(root.upperDirectory) - before) / 1024);
+    taken.push(((await usedBytes(root.upperDirectory)) - before) / 1024);
     await root.destroy();
   }
   return [
@@ -117,13 +121,13 @@ async function lives(options: {
   const starts: number[] = [];
   const ends: number[] = [];
   const roots: WritableRoot[] = [];
-  const before = usedBytes(place);
+  const before = await usedBytes(place);
   for (let i = 0; i < count; i++) {
     const start = performance.now();
     roots.push(make(`life-${i}`));
     starts.push(performance.now() - start);
   }
-  const each = (usedBytes(place) - before) / 1024 / count;
+  const each = ((await usedBytes(place)) - before) / 1024 / count;
   for (const root of roots) {
     const start = performance.now();
     await root.destroy();
@@ -136,12 +140,20 @@ async function lives(options: {
   ];
 }
 
-/** Of the file system, with all that was written so far. */
-function usedBytes(path: string): number {
+/** Of the file system, with all that was written so far and without what is being given back. */
+async function usedBytes(path: string): Promise<number> {
   // The command has descriptors of its own.
-  execFileSync('sync', ['--file-system', path.replace('/self/', `/${process.pid}/`)]);
-  const { blocks, bfree, bsize } = fs.statfsSync(path);
-  return (blocks - bfree) * bsize;
+  const sync = ['--file-system', path.replace('/self/', `/${process.pid}/`)];
+  let usedBefore: number | undefined;
+  for (let look = 0; look < looksMax; look++) {
+    execFileSync('sync', sync);
+    const { blocks, bfree, bsize } = fs.statfsSync(path);
+    const used = (blocks - bfree) * bsize;
+    if (used === usedBefore) return used;
+    usedBefore = used;
+    await sleep(lookMs);
+  }
+  throw new Error(`What is used of the file system of "${path}" does not come to rest`);
 }
 
 function makeFile(path: string, sizeMiB: number): void {
