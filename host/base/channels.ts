@@ -63,7 +63,7 @@ export interface StartRecord {
   endNs: number;
   /** What isolates the instance; the records of a host's instances have one in common. */
   isolation: Isolation;
-  /** Of its layer, when that may have been in memory no longer. */
+  /** Of its layers' files, read ahead because they might no longer have been in memory. */
   readAheadBytes?: number;
 }
 
