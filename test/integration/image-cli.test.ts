@@ -11,7 +11,6 @@ import { file, makeLayout } from '../support/image-layout.ts';
 import type { TestLayout } from '../support/image-layout.ts';
 import { RegistryServer } from '../support/registry-server.ts';
 
-const host = hostForFile();
 let directory: string;
 let registry: RegistryServer;
 let layout: TestLayout;
@@ -32,6 +31,8 @@ after(async () => {
   await registry[Symbol.asyncDispose]();
   await rm(directory, { recursive: true });
 });
+// After the registry, which runs before the host and ends before it: no child of the host's.
+const host = hostForFile();
 
 interface Run {
   code: number;
