@@ -1,4 +1,4 @@
-/** Imports, starts, collections, removals and pins at once, in a store that is too small for all. */
+/** Imports, starts, collections, removals and pins at once, in a store too small for all. */
 import assert from 'node:assert/strict';
 import { mkdtemp, readFile, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
