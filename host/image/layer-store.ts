@@ -11,6 +11,7 @@ import { cacheFull, diskFull } from './disk-full.ts';
 import type { Blob, TakenBlob } from './downloads.ts';
 import { fileOf, layerImports, layersFrom } from './image-import.ts';
 import type { IdentifiedLayer, ImageImport, LayerImport } from './image-import.ts';
+import { ImageNames } from './image-names.ts';
 import { LayerCache, type Lease } from './layer-cache.ts';
 import { LayerFiles } from './layer-files.ts';
 import { treeOf } from './layer-tree.ts';
@@ -41,7 +42,7 @@ export class LayerStore {
   readonly #files: LayerFiles;
   readonly #limits: UnpackLimits;
   readonly #cache: LayerCache<StoredLayer>;
-  readonly #images = new Map<string, ImageRecord>();
+  readonly #images: ImageNames;
   /** Layers being unpacked, by chain id and blob: a second import waits for the first. */
   readonly #flights = new Map<string, Promise<StoredLayer>>();
   readonly #cleanups = new Set<Promise<void>>();
@@ -49,6 +50,7 @@ export class LayerStore {
 
   private constructor(options: LayerStoreOptions) {
     this.#files = new LayerFiles(options.root);
+    this.#images = new ImageNames(this.#files);
     this.#limits = { ...defaultUnpackLimits, ...options.limits };
     this.#onCleanupError = options.onCleanupError ?? (() => {});
     this.#cache = new LayerCache({
@@ -64,7 +66,7 @@ export class LayerStore {
     const { layers, images } = await store.#files.load();
     for (const { pinned, ...record } of layers)
       store.#cache.restore(store.#storedLayer(record), { pinned });
-    for (const image of images) store.#images.set(image.reference, image);
+    store.#images.restore(images);
     store.#cache.evictExcess();
     return store;
   }
@@ -158,8 +160,7 @@ export class LayerStore {
       leases.use(this.#cache.acquire([id]));
       await files.get(id)?.release();
     }
-    await this.#files.writeImage(record);
-    this.#images.set(reference, record);
+    await this.#images.add(record);
     channels.pullStep.publish('named');
     return leaseImage(this.#storedImage(record), leases.move());
   }
@@ -199,7 +200,7 @@ export class LayerStore {
   }
 
   images(): StoredImage[] {
-    return [...this.#images.values()].map((record) => this.#storedImage(record));
+    return [...this.#images.all()].map((record) => this.#storedImage(record));
   }
 
   /**
@@ -209,9 +210,8 @@ export class LayerStore {
   async removeImage(reference: string): Promise<boolean> {
     const record = this.#images.get(reference);
     if (record === undefined) return false;
-    this.#images.delete(reference);
-    await this.#files.removeImage(reference);
-    const used = new Set([...this.#images.values()].flatMap((image) => image.chainIds));
+    await this.#images.forget(reference);
+    const used = new Set([...this.#images.all()].flatMap((image) => image.chainIds));
     for (const id of record.chainIds.toReversed()) {
       if (!used.has(id)) this.removeLayer(id);
     }
@@ -352,10 +352,9 @@ export class LayerStore {
   }
 
   #forgetImagesWith(id: Digest): void {
-    for (const image of this.#images.values()) {
+    for (const image of this.#images.all()) {
       if (!image.chainIds.includes(id)) continue;
-      this.#images.delete(image.reference);
-      this.#inBackground(this.#files.removeImage(image.reference));
+      this.#inBackground(this.#images.forget(image.reference));
     }
   }
 
