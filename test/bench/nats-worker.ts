@@ -30,8 +30,9 @@ const handlers = {
     const samples: number[] = [];
     for (let call = 0; call < count; call++) {
       const began = performance.now();
-      refuseErrors(await theConnection().request(subject, payload, { timeout }));
+      const reply = await theConnection().request(subject, payload, { timeout });
       samples.push(performance.now() - began);
+      refuseErrors(reply);
     }
     return samples;
   },
