@@ -24,6 +24,7 @@ import {
   joinNamespace,
   namespaceFlag,
   openOwnNamespace,
+  OwnNamespaces,
   setDomainName,
   setHostname,
   unshare,
@@ -42,16 +43,6 @@ import { makeNetworkNamespace } from './network-namespace.ts';
 import { enterRoot, makeMounts, nameHosts, waitForFunction, type Mounts } from './park.ts';
 import { coverProc, procAttributes } from './proc-mount.ts';
 import { answer, answerWithFd, nextRequest, zygoteSocketFd } from './zygote-socket.ts';
-
-const kinds = ['mnt', 'uts', 'ipc', 'net', 'pid'] as const;
-type Kind = (typeof kinds)[number];
-const flagOf: Record<Kind, number> = {
-  mnt: namespaceFlag.mount,
-  uts: namespaceFlag.uts,
-  ipc: namespaceFlag.ipc,
-  net: namespaceFlag.network,
-  pid: namespaceFlag.pid,
-};
 
 /** A container without a function yet. */
 interface Waiting {
@@ -78,7 +69,8 @@ export interface Assigned {
 export function serveByExec(setup: ZygoteSetup, reason: string): never {
   // A thread that shares its root directory with others may not change its mount namespace back.
   unshareWorkingDirectory();
-  const own = new Map(kinds.map((kind) => [kind, openOwnNamespace(kind)]));
+  const own = new OwnNamespaces(['mount', 'uts', 'ipc', 'network', 'pid']);
+  const network = openOwnNamespace('network');
   const waiting: Waiting[] = [];
   answer({ id: 0, mode: 'exec', reason } satisfies ZygoteHello);
   for (;;) {
@@ -97,7 +89,7 @@ export function serveByExec(setup: ZygoteSetup, reason: string): never {
     try {
       if (request.type === 'boot') waiting.push(boot({ request, fds, setup, own }));
       else if (request.type === 'networkNamespace')
-        answerWithFd(makeNetworkNamespace(ownOf(own, 'net')), { id: request.id });
+        answerWithFd(makeNetworkNamespace(network), { id: request.id });
       else throw new Error(`A zygote that does not fork has no ${request.type}`);
     } catch (error) {
       answer({ id: request.id, error: messageOf(error) });
@@ -127,21 +119,11 @@ function close(container: Waiting): void {
   for (const fd of [invoke, assignFd, mountNamespace, ...mounts]) closeSync(fd);
 }
 
-function ownOf(own: Map<Kind, number>, kind: Kind): number {
-  const fd = own.get(kind);
-  if (fd === undefined) throw new Error(`The zygote's own ${kind} namespace is not open`);
-  return fd;
-}
-
-function goHome(own: Map<Kind, number>): void {
-  for (const [kind, fd] of own) joinNamespace(fd, flagOf[kind]);
-}
-
 interface BootRequest {
   request: Extract<ZygoteRequest, { type: 'boot' }>;
   fds: readonly number[];
   setup: ZygoteSetup;
-  own: Map<Kind, number>;
+  own: OwnNamespaces;
 }
 
 /** Starts PID 1 in fresh namespaces; both of its processes boot while the host goes on. */
@@ -160,7 +142,7 @@ function boot({ request, fds, setup, own }: BootRequest): Waiting {
     setDomainName('');
     joinNewSessionKeyring();
     setUmask(0o022);
-    const mountNamespace = openOwnNamespace('mnt');
+    const mountNamespace = openOwnNamespace('mount');
     const joinFds = byRole.get('joinCgroup') ?? [];
     const what: Boot = { setup, identity: request.container, joinCount: joinFds.length };
     const [program, ...args] = bootCommand(what);
@@ -184,13 +166,13 @@ function boot({ request, fds, setup, own }: BootRequest): Waiting {
     const invoke = duplicateAbove(fdFor(byRole, 'invoke'), 3);
     return { invoke, mountNamespace, mounts, assign: assignNear, booted: false };
   } finally {
-    goHome(own);
+    own.rejoin();
     closeSync(assignFar);
   }
 }
 
 /** The function has come: its root takes the place of the one that its processes booted in. */
-function assign(container: Waiting, own: Map<Kind, number>, setup: ZygoteSetup): void {
+function assign(container: Waiting, own: OwnNamespaces, setup: ZygoteSetup): void {
   const timer = new StepTimer();
   try {
     const received = waitForFunction(container.invoke);
@@ -205,7 +187,7 @@ function assign(container: Waiting, own: Map<Kind, number>, setup: ZygoteSetup):
       setMountAttributes(proc, { attributes: procAttributes });
       enterRoot(rootFd, [['proc', proc], ...container.mounts.splice(0), ...mounts]);
     } finally {
-      goHome(own);
+      own.rejoin();
     }
     timer.finish('rootfs');
     const seal = setup.seccomp.seals[specialisation.seccomp];

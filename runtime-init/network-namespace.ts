@@ -11,7 +11,7 @@ export function makeNetworkNamespace(ownNetworkNamespace: number): number {
   unshare(namespaceFlag.network);
   try {
     bringLoopbackUp();
-    return openOwnNamespace('net');
+    return openOwnNamespace('network');
   } finally {
     joinNamespace(ownNetworkNamespace, namespaceFlag.network);
   }

@@ -11,9 +11,8 @@ import { encodeFrame, encodeJsonFrame, frameType } from '../host/protocol/frame.
 import { renewRandomness } from '../host/sys/fork.ts';
 import { createMount, makeRootPrivate } from '../host/sys/mount.ts';
 import {
-  joinNamespace,
   namespaceFlag,
-  openOwnNamespace,
+  OwnNamespaces,
   setDomainName,
   setHostname,
   unshare,
@@ -30,25 +29,18 @@ import { mountProc } from './proc-mount.ts';
 import { rehearseFunction } from './serve.ts';
 
 const rounds = 8;
-const kinds = ['mnt', 'uts', 'ipc', 'cgroup'] as const;
-const flagOf = {
-  mnt: namespaceFlag.mount,
-  uts: namespaceFlag.uts,
-  ipc: namespaceFlag.ipc,
-  cgroup: namespaceFlag.cgroup,
-} as const;
 
 export function rehearseStart(setup: ZygoteSetup): void {
   // A thread that shares its root directory with others may not change its mount namespace back.
   unshareWorkingDirectory();
-  const own = kinds.map((kind) => [kind, openOwnNamespace(kind)] as const);
+  const own = new OwnNamespaces(['mount', 'uts', 'ipc', 'cgroup']);
   for (let round = 0; round < rounds; round++) {
     rehearseNamespaces(setup);
-    for (const [kind, fd] of own) joinNamespace(fd, flagOf[kind]);
+    own.rejoin();
     new Socket({ fd: rehearseMessages(), readable: true, writable: true }).destroy();
     rehearseFunction();
   }
-  for (const [, fd] of own) closeSync(fd);
+  own.close();
 }
 
 /**

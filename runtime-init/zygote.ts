@@ -72,7 +72,7 @@ function limitResources(): void {
 
 /** Returns in a child only; the zygote itself leaves when the host closes the socket. */
 function serveUntilForked(setup: ZygoteSetup, libuv: LibuvFds): void {
-  const network = openOwnNamespace('net');
+  const network = openOwnNamespace('network');
   const pidNamespace = openOwnNamespace('pid');
   for (;;) {
     const received = nextRequest();

@@ -96,33 +96,10 @@ export function tableLines(titles: string[], rows: Cell[][]): string[] {
   );
 }
 
-/** Three digits and a unit: `850 us`, `1.23 ms`, `12.3 s`. */
-export function duration(us: number): string {
-  if (us < 1000) return `${Math.round(us)} us`;
-  if (us < 1e6) return `${threeDigits(us / 1000)} ms`;
-  return `${threeDigits(us / 1e6)} s`;
-}
-
-export function size(bytes: number): string {
-  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
-  let value = bytes;
-  let unit = 0;
-  while (value >= 1024 && unit < units.length - 1) {
-    value /= 1024;
-    unit += 1;
-  }
-  return `${unit === 0 ? value : value.toFixed(1)} ${units[unit] ?? ''}`;
-}
-
 /** `2026-01-31 13:05:09`, in the time zone of the reader. */
 export function time(ms: number): string {
   const date = new Date(ms);
   const two = (value: number) => String(value).padStart(2, '0');
   const day = [date.getFullYear(), two(date.getMonth() + 1), two(date.getDate())].join('-');
   return `${day} ${[date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join(':')}`;
-}
-
-function threeDigits(value: number): string {
-  if (value >= 100) return value.toFixed(0);
-  return value >= 10 ? value.toFixed(1) : value.toFixed(2);
 }

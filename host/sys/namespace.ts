@@ -14,6 +14,8 @@ export const namespaceFlag = {
   network: 0x40000000,
 } as const;
 
+export type NamespaceKind = keyof typeof namespaceFlag;
+
 /** struct ifreq */
 export const interfaceRequestLayout = { size: 40, name: 0, flags: 16 } as const;
 
@@ -82,23 +84,43 @@ export function setDomainName(name: string): void {
   setdomainnameCall(name, Buffer.byteLength(name));
 }
 
-/** A descriptor for a namespace of this thread, such as `net`. Close-on-exec. */
-export function openOwnNamespace(kind: string): number {
-  return openSync(`/proc/thread-self/ns/${kind}`, 'r');
+/** A descriptor for a namespace of this thread. Close-on-exec. */
+export function openOwnNamespace(kind: NamespaceKind): number {
+  return openSync(`/proc/thread-self/ns/${kernelNames[kind] ?? kind}`, 'r');
+}
+
+/** Where /proc calls a kind otherwise than we do. */
+const kernelNames: Partial<Record<NamespaceKind, string>> = { mount: 'mnt', network: 'net' };
+
+/** The namespaces that this thread is in when this is made, for it to come back to. */
+export class OwnNamespaces {
+  readonly #fds: ReadonlyMap<NamespaceKind, number>;
+
+  constructor(kinds: readonly NamespaceKind[]) {
+    this.#fds = new Map(kinds.map((kind) => [kind, openOwnNamespace(kind)]));
+  }
+
+  rejoin(): void {
+    for (const [kind, fd] of this.#fds) joinNamespace(fd, namespaceFlag[kind]);
+  }
+
+  close(): void {
+    for (const fd of this.#fds.values()) closeSync(fd);
+  }
 }
 
 /** Runs something short in another network namespace: what it opens there stays there. */
 export function inNetworkNamespace<T>(fd: number, run: () => T): T {
-  const own = openOwnNamespace('net');
+  const own = new OwnNamespaces(['network']);
   try {
     joinNamespace(fd, namespaceFlag.network);
     try {
       return run();
     } finally {
-      joinNamespace(own, namespaceFlag.network);
+      own.rejoin();
     }
   } finally {
-    closeSync(own);
+    own.close();
   }
 }
 

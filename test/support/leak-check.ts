@@ -34,6 +34,7 @@ export interface Inventory {
 }
 
 const repository = join(import.meta.dirname, '..', '..');
+const commandCharsShown = 200;
 
 /** Looks at mounts, cgroups, network names, nft tables, descriptors, processes and directories. */
 export function takeInventory(options: InventoryOptions = {}): Inventory {
@@ -136,7 +137,8 @@ function processes(prefix: string, exceptBelow: readonly number[]): Things {
     const cgroup = attempt(() => readFileSync(`/proc/${pid}/cgroup`, 'utf8')) ?? '';
     const ours = isOurs(command, prefix) || isOurs(cgroup, prefix) || isDescendant(pid, running);
     if (!ours || pid === process.pid) continue;
-    const shown = `process ${pid} (${state}, child of ${parent}): ${command || name}`;
+    const program = (command || name).slice(0, commandCharsShown);
+    const shown = `process ${pid} (${state}, child of ${parent}): ${program}`;
     found.set(`process:${pid}:${startTicks}`, shown);
   }
   return found;

@@ -59,7 +59,7 @@ export async function assertNetworkUntouched(): Promise<void> {
 
 export class TestNetwork {
   /** The namespace of this process. */
-  readonly hostFd = openOwnNamespace('net');
+  readonly hostFd = openOwnNamespace('network');
   readonly #fds: number[] = [];
   readonly #servers: ChildProcess[] = [];
   /** The test host's namespace. */

@@ -2,9 +2,9 @@ import { createReadStream } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
+import { formatBytes, formatDuration } from '../../telemetry/format.ts';
 import { required } from '../command.ts';
 import type { Command, CommandContext } from '../command.ts';
-import { duration, size } from '../output.ts';
 
 /** Images take as long as registries do. */
 const pullPatienceMs = 3_600_000;
@@ -44,7 +44,7 @@ async function deployFolder(context: CommandContext, outputDirectory: string): P
   const { layer, layerFile, entryPath } = bundle;
   const layers = await LayerObjects.open(await context.connect());
   await output.progress(
-    `Uploading ${size(layer.sizeBytes)}`,
+    `Uploading ${formatBytes(layer.sizeBytes)}`,
     layers.put(layer, async () => createReadStream(layerFile)),
   );
   const client = await context.client();
@@ -56,12 +56,12 @@ async function deployFolder(context: CommandContext, outputDirectory: string): P
   );
   const { startRecord, previousVersion } = done;
   if (output.json) return output.value(done);
-  const startUs = (startRecord.endNs - startRecord.startNs) / 1000;
+  const startTime = formatDuration(startRecord.endNs - startRecord.startNs);
   const { image, layers: shared } = done.images;
   const before = previousVersion === undefined ? 'new' : `was version ${previousVersion}`;
   output.line(
     `${output.style('bold', `${done.name} version ${done.version}`)} (${before}): ` +
-      `${size(done.layerBytes)}, ready in ${duration(startUs)} (${startRecord.path})`,
+      `${formatBytes(done.layerBytes)}, ready in ${startTime} (${startRecord.path})`,
   );
   for (const name of image === undefined ? shared : [image, ...shared]) output.line(`  ${name}`);
 }

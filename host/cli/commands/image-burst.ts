@@ -3,10 +3,10 @@ import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
 import { messageOf } from '../../base/errors.ts';
 import { burstRequestSchema } from '../../dispatch/control-schemas.ts';
+import { formatBytes } from '../../telemetry/format.ts';
 import { UsageError } from '../command.ts';
 import type { CommandContext } from '../command.ts';
 import { answersOf } from '../host-answers.ts';
-import { size } from '../output.ts';
 
 const fileSchema = z.strictObject({
   minutes: z
@@ -32,8 +32,8 @@ export async function pinBurst({ client, output }: CommandContext, path: string)
       host,
       reply.ready.length,
       reply.notReady.length,
-      size(reply.pinnedBytes),
-      size(reply.fetchedBytes),
+      formatBytes(reply.pinnedBytes),
+      formatBytes(reply.fetchedBytes),
     ]),
   );
   for (const { host, reply } of hosts)

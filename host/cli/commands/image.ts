@@ -5,11 +5,11 @@ import { HatchError } from '../../base/errors.ts';
 import { pushLayout } from '../../image/push.ts';
 import { dockerConfigFile } from '../../image/registry/credentials.ts';
 import { RegistryClient } from '../../image/registry/registry-client.ts';
+import { formatBytes } from '../../telemetry/format.ts';
 import { flag, required, text } from '../command.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { answersOf } from '../host-answers.ts';
 import { pinBurst, unpinBurst } from './image-burst.ts';
-import { size } from '../output.ts';
 import type { Output } from '../output.ts';
 
 /** A large image over a slow line. */
@@ -39,8 +39,9 @@ export const imageCommands: Command[] = [
         hosts.flatMap(({ host, reply }) => reply.images.map((image) => ({ host, image }))),
       );
       for (const { host, reply } of hosts) {
-        const held = `${size(reply.heldBytes)} of them held`;
-        output.note(`${host}: ${size(reply.usedBytes)} of ${size(reply.capacityBytes)}, ${held}`);
+        const { usedBytes, capacityBytes, heldBytes } = reply;
+        const [used, capacity, held] = [usedBytes, capacityBytes, heldBytes].map(formatBytes);
+        output.note(`${host}: ${used} of ${capacity}, ${held} of them held`);
       }
     },
   },
@@ -128,7 +129,7 @@ export const imageCommands: Command[] = [
       if (output.json) return output.value(hosts.map(({ host, reply }) => ({ host, ...reply })));
       output.table(
         ['HOST', 'LAYERS', 'FREED'],
-        hosts.map(({ host, reply }) => [host, reply.layers, size(reply.freedBytes)]),
+        hosts.map(({ host, reply }) => [host, reply.layers, formatBytes(reply.freedBytes)]),
       );
     },
   },
@@ -222,10 +223,10 @@ async function showProgress(client: ControlClient, output: Output): Promise<void
   const answers = await client.askAll('image.progress', {}).catch(() => []);
   for (const answer of answers) {
     if (!('reply' in answer)) continue;
-    for (const { reference, downloadedBytes, totalBytes } of answer.reply.pulls)
-      output.note(
-        `${answer.host}: ${reference}: ${size(downloadedBytes)} of ${size(totalBytes)} downloaded`,
-      );
+    for (const { reference, downloadedBytes, totalBytes } of answer.reply.pulls) {
+      const [done, all] = [downloadedBytes, totalBytes].map(formatBytes);
+      output.note(`${answer.host}: ${reference}: ${done} of ${all} downloaded`);
+    }
   }
 }
 
@@ -244,7 +245,7 @@ async function push(context: CommandContext): Promise<void> {
         });
   const pushed = await output.progress('Pushing', work);
   if (output.json) output.value(pushed);
-  else output.line(`${pushed.reference} ${pushed.digest} (${size(pushed.sentBytes)} sent)`);
+  else output.line(`${pushed.reference} ${pushed.digest} (${formatBytes(pushed.sentBytes)} sent)`);
 }
 
 async function pushFromHost(
@@ -317,7 +318,7 @@ function printDetails(output: Output, details: ControlReply<'image.inspect'>): v
     ['LAYER', 'SIZE', 'PINNED'],
     layers.map(({ digest, sizeBytes, isPinned }) => [
       digest.slice(0, 19),
-      size(sizeBytes),
+      formatBytes(sizeBytes),
       isPinned ? 'yes' : '',
     ]),
   );
@@ -334,7 +335,7 @@ function printImages(
       image.reference,
       image.digest.slice(0, 19),
       image.layers,
-      size(image.sizeBytes),
+      formatBytes(image.sizeBytes),
       image.isPinned ? 'yes' : '',
     ]),
   );

@@ -6,9 +6,9 @@ import { HatchError, messageOf } from '../../base/errors.ts';
 import { ControlClient, errorIn } from '../../dispatch/control-client.ts';
 import { natsRefusal } from '../../function/nats-refusal.ts';
 import { functionSubject, parseFunctionSubject } from '../../function/record.ts';
+import { formatDuration } from '../../telemetry/format.ts';
 import { count, required, UsageError } from '../command.ts';
 import type { Command, CommandContext } from '../command.ts';
-import { duration } from '../output.ts';
 
 /** The longest time limit that a function may have, and something for the way. */
 const waitMsMax = 900_000 + 10_000;
@@ -119,7 +119,7 @@ function printReply({ output }: CommandContext, reply: Msg): void {
     output.style(
       'dim',
       `request ${fact('Hatch-Request-Id')}  ${fact('Hatch-Start')}  ` +
-        duration(Number(fact('Hatch-Duration-Us'))),
+        formatDuration(Number(fact('Hatch-Duration-Us')) * 1000),
     ),
   );
 }

@@ -1,6 +1,7 @@
+import { formatBytes } from '../../telemetry/format.ts';
 import { required } from '../command.ts';
 import type { Command } from '../command.ts';
-import { size, time } from '../output.ts';
+import { time } from '../output.ts';
 
 export const versionsCommand: Command = {
   name: 'versions',
@@ -20,7 +21,7 @@ export const versionsCommand: Command = {
         version,
         isLatest ? 'yes' : '',
         time(createdAtMs),
-        size(layerBytes),
+        formatBytes(layerBytes),
         digest.slice(0, 19),
         aliases.join(' '),
       ]),

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { PassThrough } from 'node:stream';
 import { test } from 'node:test';
-import { duration, Output, size, tableLines } from '../../../host/cli/output.ts';
+import { Output, tableLines } from '../../../host/cli/output.ts';
 
 function output(options: { isTTY?: boolean; noColor?: boolean } = {}) {
   const stdout = Object.assign(new PassThrough(), { isTTY: options.isTTY ?? false });
@@ -25,27 +25,6 @@ test('columns are aligned, numbers to the right, and no line ends in spaces', ()
     'NAME       CALLS  NOTE',
     'a              5  x',
     'long-name   1234',
-  ]);
-});
-
-test('durations have three digits and a unit', () => {
-  assert.deepEqual([0, 999, 1230, 45_600, 789_000, 12_345_000].map(duration), [
-    '0 us',
-    '999 us',
-    '1.23 ms',
-    '45.6 ms',
-    '789 ms',
-    '12.3 s',
-  ]);
-});
-
-test('sizes are in binary units', () => {
-  assert.deepEqual([0, 1023, 1024, 8 * 1024 ** 2, 3 * 1024 ** 4].map(size), [
-    '0 B',
-    '1023 B',
-    '1.0 KiB',
-    '8.0 MiB',
-    '3.0 TiB',
   ]);
 });
 
