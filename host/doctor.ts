@@ -81,11 +81,12 @@ export function isolationChecks(isolation: Isolation): Check[] {
 }
 
 /** A function that wants what is missing is refused when it is deployed. */
-export function limits({ cpuBurst, memoryHigh, io }: OptionalLimits): Check {
+export function limits({ cpuBurst, memoryHigh, io, ioBuffered }: OptionalLimits): Check {
   const missing = [
     ...(cpuBurst ? [] : ['cpuBurst (Linux 5.14)']),
     ...(memoryHigh ? [] : ['memoryHighMb (cgroup v2)']),
-    ...(io ? [] : ['io (a controller, and a disk below the state directory)']),
+    ...(io ? [] : ['io (a controller, and one disk below the state directory)']),
+    ...(io && !ioBuffered ? ['io of writes that nobody waits for (cgroup v2)'] : []),
   ];
   if (missing.length === 0) return ok('limits', 'all that a function can have');
   return {

@@ -31,6 +31,12 @@ export interface OptionalLimits {
   cpuBurst: boolean;
   memoryHigh: boolean;
   io: boolean;
+  /**
+   * Whether limits of `io` hold for what is written to memory and goes to the disk later, too. On
+   * v1 the kernel writes that in its own name (Documentation/admin-guide/cgroup-v1/
+   * blkio-controller.rst); on v2 in that of who wrote it, on ext4, btrfs and xfs.
+   */
+  ioBuffered: boolean;
 }
 
 /** The kernel's default, on the v2 scale. */

@@ -86,6 +86,7 @@ class V1Layout implements Layout {
       // v1's soft limit only says who is reclaimed from first; it slows nobody down.
       memoryHigh: false,
       io: disk !== undefined && paths.has('blkio'),
+      ioBuffered: false,
     };
   }
 

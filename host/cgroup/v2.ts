@@ -80,6 +80,7 @@ class V2Layout implements Layout {
       cpuBurst: has('cpu.max.burst'),
       memoryHigh: has('memory.high'),
       io: disk !== undefined && has('io.max'),
+      ioBuffered: disk !== undefined && has('io.max'),
     };
   }
 

@@ -29,7 +29,10 @@ export const optionalLimitFields = {
       writeOpsPerSecond: opsPerSecond,
     })
     .optional()
-    .describe('Of the disk with the state directory; what comes from memory is not counted'),
+    .describe(
+      'Of the disk with the state directory; what stays in memory is not counted, nor on cgroup ' +
+        'v1 a write that is neither direct nor followed by fsync',
+    ),
 };
 
 /** Limits that are right one by one and not together. */
@@ -77,7 +80,7 @@ export function beyondMachine(manifest: FunctionManifest, machine: Machine): Man
     [
       'io',
       io !== undefined && !limits.io,
-      'needs the controller io or blkio, and a disk below the state directory',
+      'needs the controller io or blkio, and one disk below the state directory',
     ],
   ];
   return checks.flatMap(([path, refused, message]) => (refused ? [{ path, message }] : []));

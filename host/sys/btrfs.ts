@@ -1,5 +1,5 @@
 /** What btrfs offers beyond files: subvolumes, their snapshots and quotas (<linux/btrfs.h>). */
-import { statfsSync } from 'node:fs';
+import { closeSync, openSync, statfsSync } from 'node:fs';
 import { isErrno } from './errors.ts';
 import { asyncSyscall, syscall } from './libc.ts';
 
@@ -12,6 +12,7 @@ const BTRFS_IOC_INO_LOOKUP = 0xd0009412;
 const BTRFS_IOC_QUOTA_CTL = 0xc0109428;
 const BTRFS_IOC_QGROUP_CREATE = 0x4010942a;
 const BTRFS_IOC_QGROUP_LIMIT = 0x8030942b;
+const BTRFS_IOC_FS_INFO = 0x8400941f;
 const BTRFS_SUBVOL_RDONLY = 2;
 const BTRFS_FIRST_FREE_OBJECTID = 256n;
 const BTRFS_QUOTA_CTL_ENABLE = 1;
@@ -26,6 +27,9 @@ export const quotaGroupArgumentsLayout = { size: 16, create: 0, id: 8 } as const
 /** Group 0 is that of the subvolume the descriptor is in. */
 export const quotaLimitArgumentsLayout = { size: 48, flags: 8, exclusiveMax: 24 } as const;
 
+export const fileSystemArgumentsLayout = { size: 1024, fsid: 16 } as const;
+const fsidBytes = 16;
+
 const ioctlPrototype = 'int ioctl(int fd, unsigned long request, uint8_t *argument)';
 const requestNames = new Map([
   [BTRFS_IOC_SNAP_CREATE_V2, 'make a btrfs snapshot'],
@@ -36,6 +40,7 @@ const requestNames = new Map([
   [BTRFS_IOC_QUOTA_CTL, 'switch btrfs quotas on'],
   [BTRFS_IOC_QGROUP_CREATE, 'remove a btrfs quota group'],
   [BTRFS_IOC_QGROUP_LIMIT, 'limit a btrfs subvolume'],
+  [BTRFS_IOC_FS_INFO, 'identify a btrfs file system'],
 ]);
 const describeRequest = (_fd: number, request: number): string => requestNames.get(request) ?? '';
 const ioctl = syscall<[number, number, Uint8Array]>(ioctlPrototype, describeRequest);
@@ -52,6 +57,20 @@ export interface SubvolumePlace {
 
 export function isOnBtrfs(path: string): boolean {
   return statfsSync(path).type === BTRFS_SUPER_MAGIC;
+}
+
+/** The file system's id as the kernel writes it, which is how sysfs names it. */
+export function btrfsId(directory: string): string {
+  const { size, fsid } = fileSystemArgumentsLayout;
+  const request = Buffer.alloc(size);
+  const fd = openSync(directory, 'r');
+  try {
+    ioctl(fd, BTRFS_IOC_FS_INFO, request);
+  } finally {
+    closeSync(fd);
+  }
+  const hex = request.toString('hex', fsid, fsid + fsidBytes);
+  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-');
 }
 
 export function createSubvolume({ directoryFd, name }: SubvolumePlace): void {

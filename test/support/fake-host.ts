@@ -89,7 +89,7 @@ export async function startFakeHost(
       hostName: name,
       machine: thisMachine({
         memoryMb: 1024,
-        limits: { cpuBurst: true, memoryHigh: true, io: true },
+        limits: { cpuBurst: true, memoryHigh: true, io: true, ioBuffered: true },
       }),
       cancelCalls: (requestId) => dispatcher.cancel(requestId),
       findTrace: (requestId) => parts.traces.get(requestId),

@@ -23,7 +23,7 @@ test('a quota is cores times the period', () => {
   assert.equal(quotaUsOf(0.333), 33_300);
 });
 
-const everything = { cpuBurst: true, memoryHigh: true, io: true };
+const everything = { cpuBurst: true, memoryHigh: true, io: true, ioBuffered: true };
 const plain = { memoryBytes: 2 ** 26, pidsMax: 10 };
 
 test('limits that contradict each other or mean nothing are refused by name', () => {

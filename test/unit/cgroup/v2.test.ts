@@ -114,7 +114,12 @@ describe('cgroup v2', () => {
   test('what not every kernel has is written where it is, and taken back', async () => {
     const options = { root: kernel.root, parent: 'hatchery-x', files: kernel, disk: '8:0' };
     const driver = openCgroupDriver(options);
-    assert.deepEqual(driver.optional, { cpuBurst: true, memoryHigh: true, io: true });
+    assert.deepEqual(driver.optional, {
+      cpuBurst: true,
+      memoryHigh: true,
+      io: true,
+      ioBuffered: true,
+    });
     assert.equal(kernel.writes[0], 'cgroup.subtree_control=+cpu +memory +pids +io');
     const io = { readBytesPerSecond: 1_000_000, writeOpsPerSecond: 10 };
     const group = driver.create('a', limits);

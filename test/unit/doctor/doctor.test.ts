@@ -6,11 +6,14 @@ import type { CopyUp } from '../../../host/base/channels.ts';
 import { isolationHere } from '../../../host/security/isolation.ts';
 
 test('limits that cannot be set here are named', () => {
-  const all = { cpuBurst: true, memoryHigh: true, io: true };
+  const all = { cpuBurst: true, memoryHigh: true, io: true, ioBuffered: true };
   assert.equal(limits(all).status, 'ok');
   const { status, detail } = limits({ ...all, memoryHigh: false });
   assert.equal(status, 'warn');
   assert.match(detail, /but not memoryHighMb \(cgroup v2\)$/);
+  const onV1 = limits({ ...all, ioBuffered: false });
+  assert.equal(onV1.status, 'warn');
+  assert.match(onV1.detail, /but not io of writes that nobody waits for \(cgroup v2\)$/);
 });
 
 test('each layer of isolation has a line', () => {

@@ -13,7 +13,7 @@ import {
 import { limitsOf } from '../../../host/pool/pool-function.ts';
 
 const smallest = { name: 'hello', entry: 'handler.ts' };
-const all = { cpuBurst: true, memoryHigh: true, io: true };
+const all = { cpuBurst: true, memoryHigh: true, io: true, ioBuffered: true };
 const machine: Machine = { cores: 2, memoryMb: 4096, pidsMax: 32_768, limits: all };
 const fields = [
   'memoryMb',
@@ -137,7 +137,7 @@ test('limits above the machine, and those that it does not have, are refused by 
     ['pidsMax', { pidsMax: 1025 }, { ...machine, pidsMax: 1024 }],
     ['memoryHighMb', { memoryHighMb: 100 }, less({ memoryHigh: false })],
     ['cpuBurst', { cpuBurst: 0.5 }, less({ cpuBurst: false })],
-    ['io', { io: { readOpsPerSecond: 5 } }, less({ io: false })],
+    ['io', { io: { readOpsPerSecond: 5 } }, less({ io: false, ioBuffered: false })],
   ];
   for (const [path, change, on] of cases) {
     const manifest = parseManifest({ ...smallest, ...change });
@@ -150,7 +150,7 @@ test('limits above the machine, and those that it does not have, are refused by 
 });
 
 test('this machine takes a function with the defaults', () => {
-  const none = { cpuBurst: false, memoryHigh: false, io: false };
+  const none = { cpuBurst: false, memoryHigh: false, io: false, ioBuffered: false };
   refuseBeyondMachine(parseManifest(smallest), thisMachine({ memoryMb: 128, limits: none }));
 });
 

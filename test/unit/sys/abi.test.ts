@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { before, describe, test } from 'node:test';
 import {
+  fileSystemArgumentsLayout,
   lookupArgumentsLayout,
   quotaArgumentsLayout,
   quotaGroupArgumentsLayout,
@@ -313,6 +314,9 @@ function structureLayouts(): Claim[] {
     ...layout('struct btrfs_ioctl_vol_args_v2', volumeArgumentsLayout.size, {
       fd: volumeArgumentsLayout.fd,
       name: volumeArgumentsLayout.name,
+    }),
+    ...layout('struct btrfs_ioctl_fs_info_args', fileSystemArgumentsLayout.size, {
+      fsid: fileSystemArgumentsLayout.fsid,
     }),
     ...layout('struct btrfs_ioctl_ino_lookup_args', lookupArgumentsLayout.size, {
       treeid: lookupArgumentsLayout.treeId,
