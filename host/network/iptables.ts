@@ -27,6 +27,8 @@ const lockSeconds = '10';
 export class IptablesDriver implements FirewallDriver {
   readonly name = 'iptables';
   readonly #options: FirewallOptions;
+  /** Of the policies that somebody may be admitted to. */
+  readonly #policyIds = new Set<string>();
   #netlink: Netlink | undefined;
 
   constructor(options: FirewallOptions) {
@@ -34,30 +36,35 @@ export class IptablesDriver implements FirewallDriver {
   }
 
   async open(): Promise<void> {
-    await this.close();
-    this.#netlink = new Netlink('netfilter');
-    for (const family of families) await restore(family, baseRules(this.#options, family));
+    const { bridge } = this.#options;
+    this.#policyIds.clear();
+    this.#netlink ??= new Netlink('netfilter');
+    for (const family of families) {
+      const present = await readTables(family, bridge);
+      await restore(family, replaceTables(present, baseTables(this.#options, family)));
+    }
+    destroySets(this.#netlink, bridge);
   }
 
   async addPolicy(policy: EgressPolicy): Promise<void> {
-    for (const family of families) {
-      createUnlessThere(this.#openNetlink(), this.#setOf(policy, family));
-      await restore(family, policyRules(this.#options.bridge, policy, family));
+    this.#policyIds.add(policy.id);
+    try {
+      for (const family of families) {
+        createUnlessThere(this.#openNetlink(), this.#setOf(policy, family));
+        await this.#writePolicy(family, policy.id, policyRules(policy, family));
+      }
+    } catch (error) {
+      // What stays when this fails too is of no use to anybody, and replaced by the next attempt.
+      await this.removePolicy(policy).catch(() => undefined);
+      throw error;
     }
   }
 
   async removePolicy({ id }: Pick<EgressPolicy, 'id'>): Promise<void> {
-    const { outbound, policy } = chainsOf(this.#options.bridge);
+    this.#policyIds.delete(id);
     for (const family of families) {
-      const set = this.#setOf({ id }, family);
-      await restore(family, [
-        '*mangle',
-        `-D ${outbound} -m set --match-set ${set.name} src -g ${policy(id)}`,
-        `-F ${policy(id)}`,
-        `-X ${policy(id)}`,
-        'COMMIT',
-      ]);
-      destroySet(this.#openNetlink(), set.name);
+      await this.#writePolicy(family, id, undefined);
+      destroyIfThere(this.#openNetlink(), this.#setOf({ id }, family).name);
     }
   }
 
@@ -72,15 +79,40 @@ export class IptablesDriver implements FirewallDriver {
   }
 
   async close(): Promise<void> {
+    const { bridge } = this.#options;
     const netlink = this.#netlink ?? new Netlink('netfilter');
     this.#netlink = undefined;
+    this.#policyIds.clear();
     try {
-      for (const family of families) await removeRules(family, this.#options.bridge);
-      const ours = setNames(netlink).filter((name) => name.startsWith(`${this.#options.bridge}-`));
-      for (const name of ours) destroySet(netlink, name);
+      for (const family of families) {
+        const present = await readTables(family, bridge);
+        if (present.length > 0) await restore(family, replaceTables(present, []));
+      }
+      destroySets(netlink, bridge);
     } finally {
       netlink.close();
     }
+  }
+
+  /**
+   * A policy's chain (undefined: none) and the chain that leads to all of them, each as a whole:
+   * what comes of it is the same however often it is tried and whatever was there.
+   */
+  async #writePolicy(family: Family, id: string, rules: string[] | undefined): Promise<void> {
+    const { admitted, policy } = chainsOf(this.#options.bridge);
+    const ways = [...this.#policyIds].map((each) => {
+      const set = this.#setOf({ id: each }, family).name;
+      return `-A ${admitted} -m set --match-set ${set} src -g ${policy(each)}`;
+    });
+    await restore(family, [
+      '*mangle',
+      ...declare([admitted, policy(id)]),
+      ...(rules ?? []).map((rule) => `-A ${policy(id)} ${rule}`),
+      ...ways,
+      `-A ${admitted} -j DROP`,
+      ...(rules === undefined ? [`-X ${policy(id)}`] : []),
+      'COMMIT',
+    ]);
   }
 
   #setOf({ id }: Pick<EgressPolicy, 'id'>, family: Family): IpSet {
@@ -98,6 +130,7 @@ function chainsOf(bridge: string) {
     input: `${bridge}-in`,
     forward: `${bridge}-forward`,
     outbound: `${bridge}-out`,
+    admitted: `${bridge}-admitted`,
     inbound: `${bridge}-back`,
     accept: `${bridge}-accept`,
     source: `${bridge}-source`,
@@ -105,60 +138,56 @@ function chainsOf(bridge: string) {
   };
 }
 
-/** A file for iptables-restore(8). Chains that are there already are emptied by it. */
-function baseRules({ bridge, subnets, dropForeign }: FirewallOptions, family: Family): string[] {
-  const { input, forward, outbound, inbound, accept, source } = chainsOf(bridge);
+/** Of one table: our chains, empty, and the rules to add to them and to those of others. */
+interface Table {
+  name: string;
+  chains: string[];
+  rules: string[];
+}
+
+function baseTables({ bridge, subnets, dropForeign }: FirewallOptions, family: Family): Table[] {
+  const { input, forward, outbound, admitted, inbound, accept, source } = chainsOf(bridge);
   const subnet = formatSubnet(family === 4 ? subnets.ipv4 : subnets.ipv6);
   const isForeignDropped = family === 4 ? dropForeign.ipv4 : dropForeign.ipv6;
-  return [
-    '*mangle',
-    ...[input, forward, outbound, inbound].map((chain) => `:${chain} - [0:0]`),
+  const mangle: string[] = [
     `-A ${input} -i ${bridge} -j DROP`,
     `-A ${forward} -i ${bridge} -g ${outbound}`,
     `-A ${forward} -o ${bridge} -g ${inbound}`,
     ...(isForeignDropped ? [`-A ${forward} -j DROP`] : []),
     `-A ${outbound} -o ${bridge} -j DROP`,
     `-A ${outbound} -m conntrack --ctstate INVALID,DNAT -j DROP`,
-    // Policies go in between.
-    `-A ${outbound} -j DROP`,
+    `-A ${outbound} -g ${admitted}`,
+    `-A ${admitted} -j DROP`,
     `-A ${inbound} -m conntrack --ctstate ESTABLISHED --ctdir REPLY -j ACCEPT`,
     // Errors, such as a packet that was too big.
     `-A ${inbound} -m conntrack --ctstate RELATED -j ACCEPT`,
     `-A ${inbound} -j DROP`,
     `-I INPUT 1 -j ${input}`,
     `-I FORWARD 1 -j ${forward}`,
-    'COMMIT',
-    '*filter',
-    `:${accept} - [0:0]`,
+  ];
+  const filter = [
     `-A ${accept} -i ${bridge} -j ACCEPT`,
     `-A ${accept} -o ${bridge} -j ACCEPT`,
     `-I FORWARD 1 -j ${accept}`,
-    'COMMIT',
-    '*nat',
-    `:${source} - [0:0]`,
+  ];
+  const nat = [
     `-A ${source} -s ${subnet} ! -o ${bridge} -j MASQUERADE`,
     `-I POSTROUTING 1 -j ${source}`,
-    'COMMIT',
+  ];
+  return [
+    { name: 'mangle', chains: [input, forward, outbound, admitted, inbound], rules: mangle },
+    { name: 'filter', chains: [accept], rules: filter },
+    { name: 'nat', chains: [source], rules: nat },
   ];
 }
 
-function policyRules(bridge: string, policy: EgressPolicy, family: Family): string[] {
-  const chains = chainsOf(bridge);
-  const chain = chains.policy(policy.id);
-  const set = `${bridge}-${policy.id}-${family}`;
-  // The two rules that go before it drop what nobody may do.
-  const position = 3;
+/** Without `-A` and the chain. */
+function policyRules(policy: EgressPolicy, family: Family): string[] {
   return [
-    '*mangle',
-    `:${chain} - [0:0]`,
-    ...policy.dns.filter(isOf(family)).map((permit) => `-A ${chain} ${matchOf(permit)} -j ACCEPT`),
-    ...neverReachable[family].map((subnet) => `-A ${chain} -d ${subnet} -j DROP`),
-    ...policy.permits
-      .filter(isOf(family))
-      .map((permit) => `-A ${chain} ${matchOf(permit)} -j ACCEPT`),
-    `-A ${chain} -j DROP`,
-    `-I ${chains.outbound} ${position} -m set --match-set ${set} src -g ${chain}`,
-    'COMMIT',
+    ...policy.dns.filter(isOf(family)).map((permit) => `${matchOf(permit)} -j ACCEPT`),
+    ...neverReachable[family].map((subnet) => `-d ${subnet} -j DROP`),
+    ...policy.permits.filter(isOf(family)).map((permit) => `${matchOf(permit)} -j ACCEPT`),
+    '-j DROP',
   ];
 }
 
@@ -172,26 +201,47 @@ function matchOf({ to, protocol, port }: Permit): string {
   return `${destination}-p ${protocol}${service}`;
 }
 
-/** All of ours, found by their names. */
-async function removeRules(family: Family, bridge: string): Promise<void> {
+/** All of ours, found by their names: our chains, and the rules of others' that lead to them. */
+async function readTables(family: Family, bridge: string): Promise<Table[]> {
   const saved = await runProgram([programOf(family, '-save')]);
   const target = new RegExp(` (?:-j|-g) ${bridge}-`);
-  // What is in our own chains goes with them.
-  const isJump = (line: string): boolean =>
-    line.startsWith('-A ') && !line.startsWith(`-A ${bridge}-`) && target.test(line);
-  const lines: string[] = [];
-  let chains: string[] = [];
+  const tables: Table[] = [];
   for (const line of saved.split('\n')) {
-    const chain = line.startsWith(`:${bridge}-`) ? line.slice(1).split(' ')[0] : undefined;
-    if (chain !== undefined) chains.push(chain);
-    if (line.startsWith('*')) lines.push(line);
-    else if (isJump(line)) lines.push(line.replace('-A', '-D'));
-    else if (line === 'COMMIT') {
-      lines.push(...chains.map((one) => `-F ${one}`), ...chains.map((one) => `-X ${one}`), line);
-      chains = [];
-    }
+    if (line.startsWith('*')) tables.push({ name: line.slice(1), chains: [], rules: [] });
+    const table = tables.at(-1);
+    const [chain = ''] = line.slice(1).split(' ');
+    if (line.startsWith(`:${bridge}-`)) table?.chains.push(chain);
+    // What is in our own chains goes with them.
+    const isJump = line.startsWith('-A ') && !line.startsWith(`-A ${bridge}-`) && target.test(line);
+    if (isJump) table?.rules.push(line);
   }
-  if (lines.some((line) => line.startsWith('-'))) await restore(family, lines);
+  return tables.filter(({ chains, rules }) => chains.length + rules.length > 0);
+}
+
+/**
+ * A file for iptables-restore(8), which changes each table at once or not at all: afterwards it has
+ * of ours what is `wanted`, once.
+ */
+function replaceTables(present: readonly Table[], wanted: readonly Table[]): string[] {
+  const names = new Set([...wanted, ...present].map(({ name }) => name));
+  return [...names].flatMap((name) => {
+    const old = present.find((table) => table.name === name);
+    const { chains = [], rules = [] } = wanted.find((table) => table.name === name) ?? {};
+    const needless = (old?.chains ?? []).filter((chain) => !chains.includes(chain));
+    return [
+      `*${name}`,
+      ...declare([...chains, ...needless]),
+      ...(old?.rules ?? []).map((rule) => rule.replace('-A', '-D')),
+      ...needless.map((chain) => `-X ${chain}`),
+      ...rules,
+      'COMMIT',
+    ];
+  });
+}
+
+/** A chain that is there already is emptied by it. */
+function declare(chains: readonly string[]): string[] {
+  return chains.map((chain) => `:${chain} - [0:0]`);
 }
 
 async function restore(family: Family, lines: readonly string[]): Promise<void> {
@@ -199,13 +249,25 @@ async function restore(family: Family, lines: readonly string[]): Promise<void> 
   await runProgram([command, '--noflush', '-w', lockSeconds], `${lines.join('\n')}\n`);
 }
 
-/** An attempt to add the policy that failed has left it, with nobody in it. */
 function createUnlessThere(netlink: Netlink, set: IpSet): void {
   try {
     createSet(netlink, set);
   } catch (error) {
     if (!isErrno(error, 'EEXIST')) throw error;
   }
+}
+
+function destroyIfThere(netlink: Netlink, name: string): void {
+  try {
+    destroySet(netlink, name);
+  } catch (error) {
+    if (!isErrno(error, 'ENOENT')) throw error;
+  }
+}
+
+function destroySets(netlink: Netlink, bridge: string): void {
+  const ours = setNames(netlink).filter((name) => name.startsWith(`${bridge}-`));
+  for (const name of ours) destroySet(netlink, name);
 }
 
 function programOf(family: Family, which: '-save' | '-restore'): string {
