@@ -28,8 +28,9 @@ export function syscall<A extends Argument[]>(
   describe: (...args: A) => string = () => '',
 ): (...args: A) => number {
   const { native, name, arity } = bind(libc, prototype);
+  const check = argumentCheck({ name, arity, prototype });
   return (...args) => {
-    checkArguments(name, arity, args);
+    check(args);
     const result = Number(native(...args));
     // errno must be read before anything else runs: the next fs call overwrites it.
     if (result === -1) throw failure(name, koffi.errno(), describe(...args));
@@ -40,8 +41,9 @@ export function syscall<A extends Argument[]>(
 /** As `syscall`, but a failure comes back as a negative errno: for calls that may fail normally. */
 export function trySyscall<A extends Argument[]>(prototype: string): (...args: A) => number {
   const { native, name, arity } = bind(libc, prototype);
+  const check = argumentCheck({ name, arity, prototype });
   return (...args) => {
-    checkArguments(name, arity, args);
+    check(args);
     const result = Number(native(...args));
     return result === -1 ? -koffi.errno() : result;
   };
@@ -56,8 +58,9 @@ export function asyncSyscall<A extends Argument[]>(
   describe: (...args: A) => string = () => '',
 ): (...args: A) => Promise<number> {
   const { native, name, arity } = bind(libc, prototype);
+  const check = argumentCheck({ name, arity, prototype });
   return (...args) => {
-    checkArguments(name, arity, args);
+    check(args);
     const { promise, resolve, reject } = Promise.withResolvers<number>();
     native.async(...args, (error: Error | null, result: number) => {
       // koffi brings the thread's errno along. That `args` are named here keeps buffers alive.
@@ -107,9 +110,11 @@ function byNumber<A extends Argument[]>(
   last: readonly Argument[],
   describe: (...args: A) => string,
 ): (...args: A) => number {
-  const { native, arity } = bind(libc, `long syscall(long number, ${parameters})`);
+  const prototype = `long syscall(long number, ${parameters})`;
+  const { native, arity } = bind(libc, prototype);
+  const check = argumentCheck({ name, arity: arity - 1 - last.length, prototype });
   return (...args) => {
-    checkArguments(name, arity - 1 - last.length, args);
+    check(args);
     const result = Number(native(number, ...args, ...last));
     if (result === -1) throw failure(name, koffi.errno(), describe(...args));
     return result;
@@ -128,8 +133,9 @@ export function libraryFunction<A extends Argument[], R = number>(
   const loaded = libraries.get(key) ?? koffi.load(library);
   libraries.set(key, loaded);
   const { native, name, arity } = bind(loaded, prototype);
+  const check = argumentCheck({ name, arity, prototype });
   return (...args) => {
-    checkArguments(name, arity, args);
+    check(args);
     return native(...args) as R;
   };
 }
@@ -196,14 +202,23 @@ function bind(library: Library, prototype: string) {
   return { native, name: native.info.name, arity: native.info.arguments.length };
 }
 
-function checkArguments(name: string, arity: number, args: Argument[]): void {
-  if (args.length !== arity)
-    throw new TypeError(`${name} takes ${arity} arguments: got ${args.length}`);
-  for (const arg of args) {
-    // C strings end at NUL: what follows would silently be cut from a path that was checked whole.
-    if (typeof arg === 'string' && arg.includes('\0'))
-      throw new TypeError(`${name}: a string argument holds a NUL character`);
-  }
+/**
+ * For each call of a function. Most calls of a start are the process's first and only ones, which
+ * V8 interprets: what the prototype rules out is not looked for.
+ */
+function argumentCheck(called: { name: string; arity: number; prototype: string }) {
+  const { name, arity, prototype } = called;
+  const takesText = prototype.includes('*');
+  return (args: Argument[]): void => {
+    if (args.length !== arity)
+      throw new TypeError(`${name} takes ${arity} arguments: got ${args.length}`);
+    if (!takesText) return;
+    for (const arg of args) {
+      // C strings end at NUL: what follows would be cut from a path that was checked whole.
+      if (typeof arg === 'string' && arg.includes('\0'))
+        throw new TypeError(`${name}: a string argument holds a NUL character`);
+    }
+  };
 }
 
 function failure(name: string, errno: number, detail: string): SyscallError {
