@@ -1,5 +1,5 @@
 /** One boot of the VM: QEMU from its start to its end, whatever happens meanwhile. */
-import { execFileSync, spawn } from 'node:child_process';
+import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import {
   accessSync,
@@ -8,12 +8,14 @@ import {
   ftruncateSync,
   mkdtempSync,
   openSync,
+  readdirSync,
   readFileSync,
   rmSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { buildInitramfs } from './initramfs.ts';
 import type { Kernel } from './kernel.ts';
 
@@ -25,7 +27,20 @@ export interface BootOptions {
   /** From QEMU's start to the guest's power-off. */
   limitMs: number;
   onOutput: (text: string) => void;
+  /** Images of disks that stay, `/dev/vdb` and on in the guest. */
+  disks?: readonly string[];
+  onStart?: (machine: Machine) => void;
 }
+
+export interface Machine {
+  /** Resolves when nothing of it runs any more, and nothing of it writes. */
+  pause(): Promise<void>;
+  resume(): void;
+  /** As a power cut: its memory is lost, what its disks took is not. `boot` throws `Killed`. */
+  kill(): void;
+}
+
+export class Killed extends Error {}
 
 /** Until the guest says its first word. */
 const bootLimitMs = 90_000;
@@ -100,6 +115,15 @@ async function runMachine(options: BootOptions, files: Files): Promise<void> {
   };
   const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
   for (const signal of signals) process.once(signal, stop);
+  let isKilled = false;
+  const kill = (): void => {
+    isKilled = qemu.kill('SIGKILL');
+  };
+  options.onStart?.({
+    pause: () => pause(qemu),
+    resume: () => void qemu.kill('SIGCONT'),
+    kill,
+  });
   try {
     await once(qemu, 'close');
   } finally {
@@ -107,11 +131,21 @@ async function runMachine(options: BootOptions, files: Files): Promise<void> {
     clearTimeout(limitTimer);
     for (const signal of signals) process.off(signal, stop);
   }
+  if (isKilled) throw new Killed('The VM was killed, as was asked for');
   if (why !== undefined) throw failure(why, files);
   if (qemu.exitCode !== 0) throw failure(`QEMU ended: ${errors || qemu.signalCode}`, files);
 }
 
-function qemuArgs({ kernel, repository }: BootOptions, files: Files): string[] {
+async function pause(qemu: ChildProcess): Promise<void> {
+  qemu.kill('SIGSTOP');
+  const tasks = `/proc/${qemu.pid}/task`;
+  const runs = (task: string): boolean =>
+    !/\) T /.test(readFileSync(`${tasks}/${task}/stat`, 'latin1'));
+  // A thread that is in a system call ends it first.
+  while (readdirSync(tasks).some(runs)) await sleep(1);
+}
+
+function qemuArgs({ kernel, repository, disks = [] }: BootOptions, files: Files): string[] {
   const [accelerator, processor] = isAccelerated()
     ? ['kvm', 'host']
     : ['tcg,thread=multi', 'max,la57=off'];
@@ -123,6 +157,7 @@ function qemuArgs({ kernel, repository }: BootOptions, files: Files): string[] {
     ['-append', kernelCommandLine(repository), '-serial', `file:${files.console}`],
     ['-virtfs', `local,${root}`],
     ['-drive', `file=${files.scratch},format=raw,if=virtio,cache=unsafe`],
+    ...disks.map((file) => ['-drive', `file=${file},format=raw,if=virtio,cache=writeback`]),
     ['-device', 'virtio-serial'],
     ['-chardev', 'stdio,id=output,signal=off'],
     ['-device', 'virtserialport,chardev=output,name=hatch.output'],

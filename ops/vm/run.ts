@@ -1,12 +1,9 @@
 /** Tests, or any command, in a VM that has this machine's files and keeps none of its changes. */
 import { join } from 'node:path';
-import { boot, isAccelerated } from './machine.ts';
+import { boot, isAccelerated, type BootOptions } from './machine.ts';
 import { fetchKernel } from './kernel.ts';
 
-interface RunOptions {
-  limitMs: number;
-  onOutput: (text: string) => void;
-}
+type RunOptions = Omit<BootOptions, 'kernel' | 'repository' | 'command'>;
 
 const repository = join(import.meta.dirname, '../..');
 /** What is said to take a second takes this many there, when QEMU translates instructions. */
