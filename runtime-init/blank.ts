@@ -49,7 +49,7 @@ export interface BlankOptions {
   pidNamespace: number;
   setup: ZygoteSetup;
   libuv: LibuvFds;
-  /** `control`, `invoke`, `bell` and `stdout`; they stay the caller's. */
+  /** `control`, `invoke`, `answers`, `bell` and `stdout`; they stay the caller's. */
   fds: Map<FdRole, number[]>;
 }
 
@@ -72,6 +72,7 @@ export function forkBlank(options: BlankOptions): { pid: number; pidFd: number }
 function becomePair({ setup, libuv, fds }: BlankOptions): void {
   const control = fdFor(fds, 'control');
   const invoke = fdFor(fds, 'invoke');
+  const answers = fdFor(fds, 'answers');
   const bell = fdFor(fds, 'bell');
   const stdout = fdFor(fds, 'stdout');
   const [initLink, functionLink] = socketPair('stream');
@@ -79,7 +80,7 @@ function becomePair({ setup, libuv, fds }: BlankOptions): void {
   // The zygote ignores it, and with that PID 1 would never learn how its children ended.
   restoreSignal(SIGCHLD);
   const isFunction = fork() === 0;
-  const own = isFunction ? [invoke, bell, functionLink] : [control, initLink];
+  const own = isFunction ? [invoke, answers, bell, functionLink] : [control, initLink];
   duplicateTo(stdout, 1);
   duplicateTo(stdout, 2);
   // The sockets of other pairs too, or those would outlive the zygote.
@@ -94,7 +95,7 @@ function becomePair({ setup, libuv, fds }: BlankOptions): void {
   const label = openLabel(setup.label);
   if (isFunction) {
     const blank = { socket: invoke, link: functionLink, seccomp, label };
-    failLoudly(() => becomeFunction(blank, bell, setup));
+    failLoudly(() => becomeFunction(blank, { answers, bell }, setup));
   } else {
     // Node's own handler would return into the fault for ever: the kernel spares PID 1 the default.
     restoreSignal(SIGSEGV);
@@ -110,7 +111,11 @@ function becomePair({ setup, libuv, fds }: BlankOptions): void {
   }
 }
 
-function becomeFunction(blank: BlankProcess, bell: number, setup: ZygoteSetup): void {
+function becomeFunction(
+  blank: BlankProcess,
+  { answers, bell }: { answers: number; bell: number },
+  setup: ZygoteSetup,
+): void {
   renewRandomness();
   Object.defineProperty(process, 'pid', { value: currentPid(), enumerable: true });
   setResourceLimit(resource.openFiles, setup.openFilesMax);
@@ -118,7 +123,7 @@ function becomeFunction(blank: BlankProcess, bell: number, setup: ZygoteSetup): 
   makeRootPrivate();
   // Where they belong is not there yet: /proc is moved, the others are not attached so far.
   const mounts: Mounts = [['proc', mountProc()], ...makeMounts(setup.tmpfsBytes)];
-  const server = new FunctionServer(blank.socket);
+  const server = new FunctionServer({ invoke: blank.socket, answers });
   const { landlockAbi } = setup;
   if (waitReadable([blank.socket], 0).length === 0) rehearseInBlank.function(landlockAbi);
   waitForBell(bell, blank.socket);

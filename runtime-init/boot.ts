@@ -4,7 +4,7 @@
  * the zygote (`exec-zygote.ts`) or by the command below, before.
  *
  * Descriptors of PID 1: 3 control, 4 invoke, 5 what the function is to be, 6 the user namespace,
- * then the groups to join. Of the function: 3 invoke, 4 what it is to be.
+ * 7 answers, then the groups to join. Of the function: 3 invoke, 4 what it is to be, 5 answers.
  */
 import { spawn } from 'node:child_process';
 import { closeSync, readFileSync, writeSync } from 'node:fs';
@@ -49,7 +49,7 @@ const securebits = [
  * next.
  */
 export function bootCommand({ setup, identity, joinCount }: Boot): [string, ...string[]] {
-  const joinFds = Array.from({ length: joinCount }, (_, index) => 7 + index);
+  const joinFds = Array.from({ length: joinCount }, (_, index) => 8 + index);
   const script = [
     // Each process moves itself: see `container.ts`.
     ...joinFds.map((fd) => `echo 0 >/proc/self/fd/${fd} && exec ${fd}>&- || exit 125`),
@@ -100,7 +100,7 @@ export function bootCommand({ setup, identity, joinCount }: Boot): [string, ...s
 
 /** PID 1: starts the function process under the base filter, then does what every PID 1 does. */
 export function bootInit(): void {
-  const [control, invoke, assign, userNamespace] = [3, 4, 5, 6] as const;
+  const [control, invoke, assign, userNamespace, answers] = [3, 4, 5, 6, 7] as const;
   closeSync(userNamespace);
   blockAllSignals();
   setDumpable(false);
@@ -111,11 +111,10 @@ export function bootInit(): void {
   closeSync(listener);
   // Under the filter from its first instruction, so that libuv never meets an io_uring.
   const child = spawn(nodePath, [...nodeArguments, runtimePath, 'boot-function'], {
-    stdio: ['ignore', 1, 2, invoke, assign],
+    stdio: ['ignore', 1, 2, invoke, assign, answers],
   });
   if (child.pid === undefined) exitNow(127);
-  closeSync(invoke);
-  closeSync(assign);
+  for (const fd of [invoke, assign, answers]) closeSync(fd);
   sealAllThreads(seal);
   supervise({
     control,
@@ -128,12 +127,12 @@ export function bootInit(): void {
 
 /** The function process: waits until its root is in place, then loads the function. */
 export function bootFunction(): void {
-  const [invoke, assign] = [3, 4] as const;
+  const [invoke, assign, answers] = [3, 4, 5] as const;
   setOomScore(oomScore.function);
   installOutput();
   installStackTraces();
   leaveThroughExitNow();
-  connectToHost(invoke);
+  connectToHost(answers);
   sendToHost(encodeJsonFrame(frameType.parked, 0, { steps: [] }));
   writeSync(assign, '.');
   const text = readFileSync(assign, 'utf8');
@@ -144,7 +143,7 @@ export function bootFunction(): void {
   Object.assign(process.env, specialisation.env);
   process.chdir('/function');
   // Its socket first: a profile may not let it find out what it has.
-  const server = new FunctionServer(invoke);
+  const server = new FunctionServer({ invoke, answers });
   // Threads that Node.js has started before stay out: none of them works on files or sockets.
   restrict({ abi: landlockAbi, connectTcpPorts: specialisation.network?.connectTcpPorts });
   sealAllThreads(seal);

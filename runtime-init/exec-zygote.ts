@@ -157,6 +157,7 @@ function boot({ request, fds, setup, own }: BootRequest): Waiting {
         fdFor(byRole, 'invoke'),
         assignFar,
         fdFor(byRole, 'userNamespace'),
+        fdFor(byRole, 'answers'),
         ...joinFds,
       ],
     });

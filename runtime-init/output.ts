@@ -9,15 +9,11 @@ import { Writable } from 'node:stream';
 import { encodeFrame, frameType } from '../host/protocol/frame.ts';
 import { logStream } from '../host/protocol/invoke.ts';
 import { exitNow } from '../host/sys/fork.ts';
-import { isErrno } from '../host/sys/errors.ts';
 
 /** The call whose code is running; nothing outside calls. */
 export const currentCall = new AsyncLocalStorage<{ callId: number }>();
 
 const pieceBytesMax = 256 * 1024;
-/** How long to wait for the host to read on before trying again. */
-const retryMs = 1;
-const sleeper = new Int32Array(new SharedArrayBuffer(4));
 let hostFd: number | undefined;
 
 /** In the zygote, before anything touches `console`: the global console binds to these for good. */
@@ -30,9 +26,9 @@ export function installOutput(): void {
     });
 }
 
-/** Frames go to this socket from now on. */
-export function connectToHost(socketFd: number): void {
-  hostFd = socketFd;
+/** Frames go to this pipe from now on; writing to it blocks. */
+export function connectToHost(answersFd: number): void {
+  hostFd = answersFd;
 }
 
 /**
@@ -45,10 +41,9 @@ export function sendToHost(frame: Buffer): void {
   for (let sent = 0; sent < frame.length;) {
     try {
       sent += writeSync(hostFd, frame, sent);
-    } catch (error) {
+    } catch {
       // Without a host there is nobody left to work for.
-      if (!isErrno(error, 'EAGAIN')) exitNow(1);
-      Atomics.wait(sleeper, 0, 0, retryMs);
+      exitNow(1);
     }
   }
 }

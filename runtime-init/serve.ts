@@ -1,4 +1,4 @@
-/** Loads the function's bundle and serves its calls over the socket, for the rest of its life. */
+/** Loads the function's bundle and serves its calls, for the rest of its life. */
 import { readFileSync } from 'node:fs';
 import { Module } from 'node:module';
 import { Socket } from 'node:net';
@@ -31,15 +31,15 @@ export class FunctionServer {
   readonly #socket: Socket;
   readonly #calls = new Map<number, CallContext>();
 
-  constructor(socketFd: number) {
-    this.#socket = new Socket({ fd: socketFd, readable: true, writable: true });
+  constructor({ invoke, answers }: { invoke: number; answers: number }) {
+    this.#socket = new Socket({ fd: invoke, readable: true, writable: false });
     this.#socket.on('error', () => exitNow(1));
     this.#socket.on('close', () => exitNow(0));
-    connectToHost(socketFd);
+    connectToHost(answers);
   }
 
   /**
-   * Answers `ready` or `failed` on the socket, then serves calls. Never throws. `steps` is what the
+   * Answers `ready` or `failed`, then serves calls. Never throws. `steps` is what the
    * start took so far; the load's own time is added.
    */
   load(specialisation: Specialisation, steps: Step[]): void {

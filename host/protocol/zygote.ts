@@ -8,6 +8,7 @@ import type { SeccompProfile } from './invoke.ts';
 export type FdRole =
   | 'control'
   | 'invoke'
+  | 'answers'
   | 'bell'
   | 'stdout'
   | 'userNamespace'
@@ -15,7 +16,10 @@ export type FdRole =
   | 'joinCgroup';
 
 export type ZygoteRequest =
-  /** For a blank pair, with `control`, `invoke`, `bell` and `stdout`: both wait for an order. */
+  /**
+   * For a blank pair, with `control`, `invoke`, `answers`, `bell` and `stdout`: both wait for an
+   * order.
+   */
   | { type: 'fork'; id: number; fds: FdRole[] }
   /** For a container by a zygote that does not fork, with all descriptors. */
   | { type: 'boot'; id: number; fds: FdRole[]; container: ContainerIdentity }

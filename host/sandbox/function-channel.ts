@@ -1,4 +1,4 @@
-/** The host's end of the socket to a function process: its start, its calls, its output. */
+/** The host's ends of what leads to a function process and from it: start, calls, output. */
 import type { Socket } from 'node:net';
 import { errorCodes, HatchError, messageOf, type ErrorCode } from '../base/errors.ts';
 import type { Step } from '../base/channels.ts';
@@ -41,6 +41,13 @@ interface PendingCall {
   reject: (error: HatchError) => void;
 }
 
+export interface ChannelEnds {
+  /** To the function. */
+  invoke: Connection;
+  /** From the function. */
+  answers: Connection;
+}
+
 export interface ChannelEvents {
   onOutput: (output: Output) => void;
   /** The function closed its end, most often by ending. */
@@ -63,6 +70,7 @@ export class FunctionChannel {
   readonly parked: Promise<Step[]>;
   readonly #connection: Connection;
   readonly #socket: Socket;
+  readonly #answers: Socket;
   readonly #reader = new FrameReader();
   readonly #events: ChannelEvents;
   readonly #calls = new Map<number, PendingCall>();
@@ -75,20 +83,18 @@ export class FunctionChannel {
   #outputPieces = 0;
   #outputBytes = 0;
 
-  constructor(connection: Connection, events: ChannelEvents) {
-    this.#connection = connection;
+  constructor({ invoke, answers }: ChannelEnds, events: ChannelEvents) {
+    this.#connection = invoke;
     this.#events = events;
     const parked = Promise.withResolvers<Step[]>();
     this.#settleParked = parked;
     this.parked = parked.promise;
     // Who assigns a function at once never waits for this.
     this.parked.catch(() => undefined);
-    this.#socket = connection.socket;
-    this.#socket.on('data', (chunk: Buffer) => this.#receive(chunk));
-    this.#socket.on('close', () => {
-      this.#open = false;
-      if (this.#closedBy === undefined) this.#events.onEnd();
-    });
+    this.#socket = invoke.socket;
+    this.#answers = answers.socket;
+    this.#answers.on('data', (chunk: Buffer) => this.#receive(chunk));
+    for (const end of [this.#socket, this.#answers]) end.on('close', () => this.#onClose());
   }
 
   /** False as soon as one side has closed it. */
@@ -147,6 +153,7 @@ export class FunctionChannel {
     if (this.#closedBy !== undefined) return;
     this.#closedBy = reason;
     this.#socket.destroy();
+    this.#answers.destroy();
     this.#settleParked.reject(reason);
     this.#settleReady?.reject(reason);
     for (const call of this.#calls.values()) call.reject(reason);
@@ -166,6 +173,12 @@ export class FunctionChannel {
     this.#socket.cork();
     process.nextTick(() => this.#socket.uncork());
     if (sent < frame.length) this.#socket.write(frame.subarray(sent));
+  }
+
+  #onClose(): void {
+    const wasOpen = this.open;
+    this.#open = false;
+    if (wasOpen) this.#events.onEnd();
   }
 
   #receive(chunk: Buffer): void {
@@ -225,8 +238,8 @@ export class FunctionChannel {
     if (this.#outputPieces < outputPiecesAtOnce && this.#outputBytes < outputBytesAtOnce) return;
     this.#outputPieces = 0;
     this.#outputBytes = 0;
-    this.#socket.pause();
-    setTimeout(() => this.#socket.resume(), outputPauseMs);
+    this.#answers.pause();
+    setTimeout(() => this.#answers.resume(), outputPauseMs);
   }
 
   #endCall(callId: number): PendingCall | undefined {
@@ -252,7 +265,7 @@ function decodeOutput(frame: Frame): Output {
   };
 }
 
-/** From here on nothing is as it should be: a function can write what it likes on its socket. */
+/** From here on nothing is as it should be: a function can answer what it likes. */
 function decodeSteps(frame: Frame): Step[] {
   const { steps } = decodeJson<Ready>(frame);
   if (steps.length > stepsMax) throw new RangeError(`${steps.length} steps are too many`);

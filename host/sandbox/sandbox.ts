@@ -53,8 +53,9 @@ export interface CgroupSource {
 export interface ContainerProcesses {
   /** To PID 1. */
   control: Connection;
-  /** To the function's process. */
+  /** To the function's process, and from it. */
   invoke: Connection;
+  answers: Connection;
   /** From what both write to standard output and error. */
   output: Connection;
   /** PID 1, once it is there. */
@@ -308,13 +309,16 @@ export class Sandbox {
     }
   }
 
-  #connect({ control, invoke, output }: ContainerProcesses): void {
+  #connect({ control, invoke, answers, output }: ContainerProcesses): void {
     this.#init = new InitChannel(control.socket, () => this.#onFunctionExit());
-    this.#channel = new FunctionChannel(invoke, {
-      onOutput: this.#onOutput,
-      onEnd: () => this.#onChannelEnd(),
-      onBroken: (reason) => void this.destroy(reason),
-    });
+    this.#channel = new FunctionChannel(
+      { invoke, answers },
+      {
+        onOutput: this.#onOutput,
+        onEnd: () => this.#onChannelEnd(),
+        onBroken: (reason) => void this.destroy(reason),
+      },
+    );
     // Or the function could not open its own /dev/stdout: both ends have one owner.
     const owner = this.#range.firstHostId;
     output.changeOwner(owner + functionUser.uid, owner + functionUser.gid);

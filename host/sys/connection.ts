@@ -2,7 +2,7 @@
 import { fchownSync, writeSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { errnoOf, syscallError } from './libc.ts';
-import { sendMessage } from './socket.ts';
+import { sendMessage, stopReceiving } from './socket.ts';
 
 /**
  * The stream closes the descriptor as soon as it meets its end, and the next descriptor to be
@@ -14,10 +14,14 @@ export class Connection {
   readonly socket: Socket;
   readonly #fd: number;
 
-  /** Takes over one end of a socket pair, or with `writable: false` the read end of a pipe. */
-  constructor(fd: number, { writable = true } = {}) {
+  /**
+   * Takes over one end of a socket pair, or with `writable: false` the read end of a pipe. With
+   * `readable: false` the other end of the pair can send nothing, descriptors neither.
+   */
+  constructor(fd: number, { readable = true, writable = true } = {}) {
     this.#fd = fd;
-    this.socket = new Socket({ fd, readable: true, writable });
+    if (!readable) stopReceiving(fd);
+    this.socket = new Socket({ fd, readable, writable });
     this.socket.on('error', () => undefined);
   }
 

@@ -9,6 +9,7 @@ const SOCK_CLOEXEC = 0o2000000;
 const O_CLOEXEC = 0o2000000;
 const SOL_SOCKET = 1;
 const SCM_RIGHTS = 1;
+const SHUT_RD = 0;
 const MSG_DONTWAIT = 0x40;
 const MSG_CTRUNC = 0x8;
 const MSG_TRUNC = 0x20;
@@ -38,6 +39,7 @@ export interface ReceivedMessage {
 const socketpair = syscall<[number, number, number, Uint8Array]>(
   'int socketpair(int domain, int type, int protocol, uint8_t *fds)',
 );
+const shutdown = syscall<[number, number]>('int shutdown(int fd, int how)');
 const pipe2 = syscall<[Uint8Array, number]>('int pipe2(uint8_t *fds, int flags)');
 const sendmsg = trySyscall<[number, bigint, number]>(
   'long sendmsg(int fd, void *message, int flags)',
@@ -59,6 +61,11 @@ export function socketPair(kind: SocketKind): [number, number] {
   const type = (kind === 'stream' ? SOCK_STREAM : SOCK_SEQPACKET) | SOCK_CLOEXEC;
   socketpair(AF_UNIX, type, 0, fds);
   return [fds.readInt32LE(0), fds.readInt32LE(4)];
+}
+
+/** From here on the other end can send nothing any more: `EPIPE`. */
+export function stopReceiving(fd: number): void {
+  shutdown(fd, SHUT_RD);
 }
 
 /** A pipe, close-on-exec: [read end, write end]. */

@@ -12,8 +12,13 @@ import type { Answer, RequestBody } from './zygote-process.ts';
 export interface ProcessPair {
   /** To PID 1. */
   control: Connection;
-  /** To the function's process. */
+  /** To the function's process, which cannot send by it. */
   invoke: Connection;
+  /**
+   * From the function's process: a pipe. By a socket it could pass descriptors, and closing them
+   * would be ours: a connection that lingers (SO_LINGER) keeps who closes it as long as it says.
+   */
+  answers: Connection;
   /** From what both write to standard output and error. */
   output: Connection;
   /** PID 1. Rejects with `host.start_failed`. */
@@ -72,7 +77,8 @@ export function giveOrder(pair: BlankPair, { identity, fds }: PairOrder): void {
 
 /** Ends a pair that has no order. */
 export async function discardPair(pair: BlankPair): Promise<void> {
-  for (const { socket } of [pair.control, pair.invoke, pair.output]) socket.destroy();
+  const { control, invoke, answers, output } = pair;
+  for (const { socket } of [control, invoke, answers, output]) socket.destroy();
   const { pidFd } = await closeBell(pair);
   closeSync(pidFd);
 }
@@ -85,10 +91,12 @@ function closeBell({ first, bell }: BlankPair): ProcessPair['first'] {
 function makePair(request: (ends: PairOrder['fds']) => Promise<Answer>): ProcessPair {
   const [control, controlFar] = socketPair('stream');
   const [invoke, invokeFar] = socketPair('stream');
+  const [answers, answersFar] = pipe();
   const [output, outputFar] = pipe();
   const ends = [
     ['control', controlFar],
     ['invoke', invokeFar],
+    ['answers', answersFar],
     ['stdout', outputFar],
   ] as const;
   const first = request(ends)
@@ -102,7 +110,8 @@ function makePair(request: (ends: PairOrder['fds']) => Promise<Answer>): Process
   first.catch(() => undefined);
   return {
     control: new Connection(control),
-    invoke: new Connection(invoke),
+    invoke: new Connection(invoke, { readable: false }),
+    answers: new Connection(answers, { writable: false }),
     output: new Connection(output, { writable: false }),
     first,
   };

@@ -5,7 +5,7 @@ import { after, test } from 'node:test';
 import { Worker } from 'node:worker_threads';
 import { encodeFrame, FrameReader, frameType } from '../../../host/protocol/frame.ts';
 import { logStream } from '../../../host/protocol/invoke.ts';
-import { socketPair } from '../../../host/sys/socket.ts';
+import { pipe } from '../../../host/sys/socket.ts';
 import {
   connectToHost,
   currentCall,
@@ -16,11 +16,11 @@ import {
 const saved = (['stdout', 'stderr'] as const).map(
   (name) => [name, Object.getOwnPropertyDescriptor(process, name)] as const,
 );
-const [near, far] = socketPair('stream');
+const [near, far] = pipe();
 after(() => closeSync(far));
 
 test('output travels as frames that name the stream and the call', async () => {
-  const host = new Socket({ fd: near });
+  const host = new Socket({ fd: near, writable: false });
   const frames: { callId: number; stream: number | undefined; text: string }[] = [];
   const reader = new FrameReader();
   const { promise, resolve } = Promise.withResolvers<void>();
@@ -59,8 +59,8 @@ test('output travels as frames that name the stream and the call', async () => {
   host.destroy();
 });
 
-test('a frame larger than the socket takes waits for the reader, and arrives whole', async () => {
-  const [here, there] = socketPair('stream');
+test('a frame larger than the pipe takes waits for the reader, and arrives whole', async () => {
+  const [here, there] = pipe();
   // The sender blocks its thread, so somebody else has to read.
   const readerCode = `
     const { readSync } = require('node:fs');
@@ -76,8 +76,6 @@ test('a frame larger than the socket takes waits for the reader, and arrives who
     }
     parentPort.postMessage(hash.digest('hex'));`;
   const frame = encodeFrame(frameType.result, 1, Buffer.alloc(5_000_000, 'abc'));
-  // It puts the descriptor into non-blocking mode, as in a function.
-  const socket = new Socket({ fd: there });
   const worker = new Worker(readerCode, {
     eval: true,
     workerData: { fd: here, bytes: frame.length },
@@ -88,6 +86,6 @@ test('a frame larger than the socket takes waits for the reader, and arrives who
   const { createHash } = await import('node:crypto');
   assert.equal(await digest, createHash('sha256').update(frame).digest('hex'));
   await worker.terminate();
-  socket.destroy();
+  closeSync(there);
   closeSync(here);
 });

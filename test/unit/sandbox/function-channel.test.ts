@@ -13,16 +13,15 @@ import {
 } from '../../../host/protocol/frame.ts';
 import { decodeCall, resultEncoding } from '../../../host/protocol/invoke.ts';
 import { FunctionChannel, type Output } from '../../../host/sandbox/function-channel.ts';
-import { Connection } from '../../../host/sys/connection.ts';
-import { socketPair } from '../../../host/sys/socket.ts';
+import { openChannelEnds } from '../../support/channel-ends.ts';
 
 /** A channel with the test at the function's end. */
 function open(context: TestContext) {
-  const [near, far] = socketPair('stream');
+  const { near, far } = openChannelEnds();
   const outputs: Output[] = [];
   const broken: HatchError[] = [];
   let ended = 0;
-  const channel = new FunctionChannel(new Connection(near), {
+  const channel = new FunctionChannel(near, {
     onOutput: (output) => outputs.push(output),
     onEnd: () => ended++,
     onBroken: (reason) => {
@@ -30,7 +29,8 @@ function open(context: TestContext) {
       channel.close(reason);
     },
   });
-  const peer = new Socket({ fd: far });
+  const peer = new Socket({ fd: far.invoke, writable: false });
+  const answers = new Socket({ fd: far.answers, readable: false });
   const received: Frame[] = [];
   const reader = new FrameReader();
   peer.on('data', (chunk: Buffer) =>
@@ -39,8 +39,9 @@ function open(context: TestContext) {
   context.after(() => {
     channel.close(new HatchError('host.draining', 'The test is over'));
     peer.destroy();
+    answers.destroy();
   });
-  return { channel, peer, received, outputs, broken, ended: () => ended };
+  return { channel, peer, answers, received, outputs, broken, ended: () => ended };
 }
 
 const metadata = { requestId: 'r', subject: 's', attempt: 1, timeoutMs: 1000 };
@@ -54,7 +55,7 @@ async function until(isTrue: () => boolean): Promise<void> {
 }
 
 test('answers find their calls, in any order', async (context) => {
-  const { channel, peer, received } = open(context);
+  const { channel, answers, received } = open(context);
   const ids: number[] = [];
   const [first, second] = ['a', 'b'].map((text) =>
     channel.call(metadata, Buffer.from(text), (id) => ids.push(id)),
@@ -65,11 +66,11 @@ test('answers find their calls, in any order', async (context) => {
     ['a', 'b'],
   );
   const [firstId = 0, secondId = 0] = ids;
-  peer.write(
+  answers.write(
     encodeFrame(frameType.result, secondId, Buffer.of(resultEncoding.json), Buffer.from('2')),
   );
   const error = { code: 'function.threw', message: 'no', name: 'Teapot', stack: 'here' };
-  peer.write(encodeJsonFrame(frameType.error, firstId, error));
+  answers.write(encodeJsonFrame(frameType.error, firstId, error));
   const result = await second;
   assert.deepEqual(
     [result?.encoding, Buffer.from(result?.payload ?? []).toString()],
@@ -100,30 +101,31 @@ test('calls keep their order and lose nothing when the function does not read', 
 });
 
 test('the first call is sent at once, those beside it together', (context) => {
-  const [near, far] = socketPair('stream');
-  const channel = new FunctionChannel(new Connection(near), {
+  const { near, far } = openChannelEnds();
+  const channel = new FunctionChannel(near, {
     onOutput: () => undefined,
     onEnd: () => undefined,
     onBroken: () => undefined,
   });
   context.after(() => {
     channel.close(new HatchError('host.draining', 'The test is over'));
-    closeSync(far);
+    closeSync(far.invoke);
+    closeSync(far.answers);
   });
   const seen: string[] = [];
   const reader = new FrameReader();
   for (const text of ['a', 'b', 'c'])
     void channel.call(metadata, Buffer.from(text), () => undefined).catch(() => undefined);
   const chunk = Buffer.alloc(4096);
-  reader.push(chunk.subarray(0, readSync(far, chunk)), (frame) =>
+  reader.push(chunk.subarray(0, readSync(far.invoke, chunk)), (frame) =>
     seen.push(decodeCall(frame).payload.toString()),
   );
   assert.deepEqual(seen, ['a']);
 });
 
 test('output keeps its call and its stream', async (context) => {
-  const { peer, outputs } = open(context);
-  peer.write(encodeFrame(frameType.log, 5, Buffer.of(2), Buffer.from('ä\n')));
+  const { answers, outputs } = open(context);
+  answers.write(encodeFrame(frameType.log, 5, Buffer.of(2), Buffer.from('ä\n')));
   await until(() => outputs.length === 1);
   assert.deepEqual(outputs, [{ callId: 5, stream: 'stderr', text: 'ä\n' }]);
 });
@@ -138,10 +140,10 @@ const invented: [code: string, believed: string][] = [
 ];
 for (const [code, believed] of invented)
   test(`a function that says "${code}" is taken to say "${believed}"`, async (context) => {
-    const { channel, peer } = open(context);
+    const { channel, answers } = open(context);
     let callId = 0;
     const call = channel.call(metadata, Buffer.alloc(0), (id) => (callId = id));
-    peer.write(encodeJsonFrame(frameType.error, callId, { code, message: 'm' }));
+    answers.write(encodeJsonFrame(frameType.error, callId, { code, message: 'm' }));
     await assert.rejects(call, { code: believed });
   });
 
@@ -164,10 +166,10 @@ const unreadable: [what: string, frame: (callId: number) => Buffer][] = [
 ];
 for (const [what, frame] of unreadable)
   test(`${what} breaks the channel, and every call is told`, async (context) => {
-    const { channel, peer, broken } = open(context);
+    const { channel, answers, broken } = open(context);
     let callId = 0;
     const call = channel.call(metadata, Buffer.alloc(0), (id) => (callId = id));
-    peer.write(frame(callId));
+    answers.write(frame(callId));
     await assert.rejects(call, { code: 'function.exited' });
     assert.equal(broken.length, 1);
     assert.equal(channel.open, false);
@@ -175,27 +177,42 @@ for (const [what, frame] of unreadable)
   });
 
 test('a process that says it cannot go on fails all its calls with its reason', async (context) => {
-  const { channel, peer, broken } = open(context);
-  peer.write(encodeJsonFrame(frameType.ready, 0, { steps: [] }));
+  const { channel, answers, broken } = open(context);
+  answers.write(encodeJsonFrame(frameType.ready, 0, { steps: [] }));
   const calls = [1, 2].map(() => channel.call(metadata, Buffer.alloc(0), () => undefined));
-  peer.write(encodeJsonFrame(frameType.failed, 0, { code: 'function.threw', message: 'uncaught' }));
+  answers.write(
+    encodeJsonFrame(frameType.failed, 0, { code: 'function.threw', message: 'uncaught' }),
+  );
   for (const call of calls)
     await assert.rejects(call, { code: 'function.threw', message: 'uncaught' });
   assert.equal(broken.length, 1);
 });
 
-test('a closed far end is told, and the channel is open no more', async (context) => {
+test('a closed far end is told once, and the channel is open no more', async (context) => {
+  const { channel, peer, answers, ended } = open(context);
+  answers.destroy();
+  await until(() => ended() === 1);
+  assert.equal(channel.open, false);
+  peer.destroy();
+  void channel.call(metadata, Buffer.alloc(0), () => undefined).catch(() => undefined);
+  for (let turns = 0; turns < 10; turns++) await turn();
+  assert.equal(ended(), 1);
+});
+
+test('a function that takes no calls has ended, though its answers are open', async (context) => {
   const { channel, peer, ended } = open(context);
   peer.destroy();
+  await turn();
+  void channel.call(metadata, Buffer.alloc(0), () => undefined).catch(() => undefined);
   await until(() => ended() === 1);
   assert.equal(channel.open, false);
 });
 
 test('output without end is read in turns, and all of it arrives', async (context) => {
-  const { peer, outputs } = open(context);
+  const { answers, outputs } = open(context);
   const line = encodeFrame(frameType.log, 1, Buffer.of(1), Buffer.from('line\n'));
   const count = 20_000;
-  peer.write(Buffer.concat(Array.from({ length: count }, () => line)));
+  answers.write(Buffer.concat(Array.from({ length: count }, () => line)));
   const started = performance.now();
   await until(() => outputs.length === count);
   assert.ok(performance.now() - started >= 15, 'nobody else had a turn');

@@ -1,5 +1,6 @@
 /** What comes out of a container may be anything: its channels break, the host goes on. */
 import assert from 'node:assert/strict';
+import { closeSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { test } from 'node:test';
 import fc from 'fast-check';
@@ -7,8 +8,8 @@ import { HatchError } from '../../../host/base/errors.ts';
 import { encodeFrame } from '../../../host/protocol/frame.ts';
 import { FunctionChannel } from '../../../host/sandbox/function-channel.ts';
 import { InitChannel } from '../../../host/sandbox/init-channel.ts';
-import { Connection } from '../../../host/sys/connection.ts';
 import { socketPair } from '../../../host/sys/socket.ts';
+import { openChannelEnds } from '../../support/channel-ends.ts';
 
 const runs = { numRuns: 150, interruptAfterTimeLimit: 4000 };
 
@@ -30,14 +31,13 @@ const frame = fc
   .map(({ type, callId, body }) => encodeFrame(type, callId, body));
 const stream = fc.array(fc.oneof({ weight: 4, arbitrary: frame }, bytes), { maxLength: 12 });
 
-test("a function's socket: every call ends, whatever is said and wherever it stops", () =>
+test("a function's answers: every call ends, whatever is said and wherever it stops", () =>
   fc.assert(
     fc.asyncProperty(stream, fc.nat(50), async (parts, cutBytes) => {
-      const [near, far] = socketPair('stream');
-      const peer = new Socket({ fd: far });
-      peer.resume();
+      const { near, far } = openChannelEnds();
+      const peer = new Socket({ fd: far.answers, readable: false });
       const ended = Promise.withResolvers<HatchError>();
-      const channel = new FunctionChannel(new Connection(near), {
+      const channel = new FunctionChannel(near, {
         onOutput: ({ text }) => assert.equal(typeof text, 'string'),
         onEnd: () => ended.resolve(new HatchError('function.exited', 'It closed its channel')),
         onBroken: ended.resolve,
@@ -54,6 +54,7 @@ test("a function's socket: every call ends, whatever is said and wherever it sto
         if (result.status === 'rejected') assert.ok(result.reason instanceof HatchError);
       assert.equal(channel.pendingCalls, 0);
       peer.destroy();
+      closeSync(far.invoke);
     }),
     runs,
   ));

@@ -3,7 +3,7 @@ import { closeSync, fstatSync } from 'node:fs';
 import { once } from 'node:events';
 import { test } from 'node:test';
 import { Connection } from '../../../host/sys/connection.ts';
-import { receiveMessage, socketPair } from '../../../host/sys/socket.ts';
+import { receiveMessage, sendMessage, socketPair } from '../../../host/sys/socket.ts';
 
 test('messages with descriptors go beside what the stream sends', async () => {
   const [near, far] = socketPair('stream');
@@ -36,4 +36,18 @@ test('once it is closed, whoever has its number now receives nothing', async () 
   for (const fd of strangers)
     assert.throws(() => receiveMessage(fd, { nonBlocking: true }), { code: 'EAGAIN' });
   for (const fd of strangers) closeSync(fd);
+});
+
+test('to one that does not receive nothing can be sent, no descriptor either', async () => {
+  const [near, far] = socketPair('stream');
+  const connection = new Connection(near, { readable: false });
+  assert.throws(() => sendMessage(far, Buffer.from('x'), [far]), { code: 'EPIPE' });
+  connection.send(Buffer.from('order'), [near]);
+  const { bytes, fds } = receiveMessage(far) ?? assert.fail();
+  assert.equal(bytes.toString(), 'order');
+  for (const fd of fds) closeSync(fd);
+  connection.socket.destroy();
+  await once(connection.socket, 'close');
+  assert.equal(receiveMessage(far), undefined);
+  closeSync(far);
 });
