@@ -9,11 +9,11 @@ import { StepTimer } from '../host/base/step-timer.ts';
 import { encodeJsonFrame, FrameReader, frameType } from '../host/protocol/frame.ts';
 import { decodeJson, secretsDirectory, type Specialisation } from '../host/protocol/invoke.ts';
 import { exitNow } from '../host/sys/fork.ts';
+import { makeDeviceMount } from '../host/sys/devices.ts';
 import { O_PATH, openAt, resolve } from '../host/sys/file.ts';
 import {
   attachMount,
   attachMountOn,
-  cloneMount,
   createMount,
   detachMount,
   mountAttribute,
@@ -77,8 +77,7 @@ export function makeMounts(tmpfsBytes: number): Mounts {
       attributes: noSuid | noDev,
     });
   return [
-    // One read-only tmpfs with the few nodes is shared by all containers: it is the zygote's.
-    ['dev', cloneMount({ path: '/dev', recursive: false })],
+    ['dev', makeDeviceMount()],
     ['dev/shm', tmpfs('1777')],
     ['tmp', tmpfs('1777')],
   ];

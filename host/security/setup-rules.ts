@@ -18,6 +18,7 @@ const calls = {
   open_tree: 'mounts: clone',
   mount_setattr: 'mounts: what they allow',
   move_mount: 'mounts: attach',
+  mknodat: 'mounts: the devices of /dev',
   pivot_root: 'root: enter',
   umount2: 'root: leave the old one',
   keyctl: 'rights: a keyring of its own',

@@ -7,6 +7,7 @@ import { arch } from 'node:process';
 const perArchitecture = {
   x64: {
     pivot_root: 155,
+    mknodat: 259,
     keyctl: 250,
     seccomp: 317,
     madvise: 28,
@@ -26,6 +27,7 @@ const perArchitecture = {
   },
   arm64: {
     pivot_root: 41,
+    mknodat: 33,
     keyctl: 219,
     seccomp: 277,
     madvise: 233,

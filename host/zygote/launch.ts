@@ -6,16 +6,9 @@
  *
  * BUILD_DIRECTORY is an empty directory to attach the root on; it stays empty for all others.
  */
-import {
-  closeSync,
-  existsSync,
-  mkdirSync,
-  readFileSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs';
+import { closeSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { makeDevice } from '../sys/file.ts';
+import { makeDeviceMount } from '../sys/devices.ts';
 import {
   attachMount,
   createMount,
@@ -32,21 +25,6 @@ const socketFd = 3;
 const rootMountFd = 4;
 const { readOnly, noSuid, noDev, noExec } = mountAttribute;
 
-/** Name, major and minor number (<linux/major.h>): what programs expect of any container. */
-const devices: readonly [name: string, major: number, minor: number][] = [
-  ['null', 1, 3],
-  ['zero', 1, 5],
-  ['full', 1, 7],
-  ['random', 1, 8],
-  ['urandom', 1, 9],
-  ['tty', 5, 0],
-];
-const links: readonly [name: string, target: string][] = [
-  ['fd', '/proc/self/fd'],
-  ['stdin', '/proc/self/fd/0'],
-  ['stdout', '/proc/self/fd/1'],
-  ['stderr', '/proc/self/fd/2'],
-];
 const nodeArguments = [
   'hatch-zygote',
   // The first condition of a fork that lives; the second and third are host/sys/fork.ts.
@@ -119,19 +97,8 @@ function copyHugePagesSetting(directory: string): void {
   writeFileSync(join(directory, file), readFileSync(join('/sys', file)));
 }
 
-/** Made once: each container gets a read-only clone of this mount as its /dev. */
 function mountDevices(directory: string): void {
-  const options = [
-    { key: 'size', value: '64k' },
-    { key: 'mode', value: '755' },
-  ];
-  const mountFd = createMount({ type: 'tmpfs', options, attributes: noSuid | noExec });
+  const mountFd = makeDeviceMount();
   attachMount(mountFd, directory);
-  for (const [name, major, minor] of devices)
-    makeDevice({ path: join(directory, name), type: 'character', mode: 0o666, major, minor });
-  for (const [name, target] of links) symlinkSync(target, join(directory, name));
-  // A mount point for each container's own shared memory.
-  mkdirSync(join(directory, 'shm'));
-  setMountAttributes(mountFd, { attributes: readOnly });
   closeSync(mountFd);
 }
