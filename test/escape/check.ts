@@ -1,11 +1,13 @@
 /**
- * What an escape check is. The numbers are those of the project's checklist of container escapes,
- * 1 to 81. Each is tried from inside a real instance; and each shows that what it tried would have
- * worked, or been seen, without the layer that stops it: outside, or as somebody with more rights.
+ * What an escape check is. The numbers to 81 are those of the project's checklist of container
+ * escapes, the others are of what is our own. Each is tried from inside a real instance; and each
+ * shows that what it tried would have worked, or been seen, without the layer that stops it:
+ * outside, or as somebody with more rights.
  */
 import assert from 'node:assert/strict';
 import { spawnSync, type SpawnSyncReturns } from 'node:child_process';
 import process from 'node:process';
+import { appArmorProfile } from '../../host/security/labels.ts';
 import { seccompCallNumber } from '../../host/sys/seccomp.ts';
 import type { RunResult } from '../functions/probe/handler.ts';
 import type { Probe } from '../support/containers.ts';
@@ -23,7 +25,7 @@ export interface Subject {
   sibling: Probe;
   /** Another one yet, of this path, for a check of its own. */
   start: (manifest?: Record<string, unknown>) => Promise<Probe>;
-  /** `test/functions/probe/probe.c`, for the host. */
+  /** The program of `test/functions/probe`, for the host. */
   program: string;
   /** In the host's environment, and so in its memory; nowhere inside. */
   secret: string;
@@ -50,8 +52,12 @@ export async function callsInside(probe: Probe, calls: readonly Call[]): Promise
 }
 
 /** The same outside, by root, in namespaces made for it. */
-export function callsOutside(program: string, calls: readonly Call[]): Outcomes {
-  return outcomesOf(outside([program, 'calls'], linesOf(calls)), calls);
+export function callsOutside(
+  program: string,
+  calls: readonly Call[],
+  run: typeof outside = outside,
+): Outcomes {
+  return outcomesOf(run([program, 'calls'], linesOf(calls)), calls);
 }
 
 /**
@@ -62,6 +68,12 @@ export function outside(command: string[], input = ''): SpawnSyncReturns<string>
   const kinds = ['--mount', '--uts', '--ipc', '--net', '--pid', '--fork', '--mount-proc'];
   const args = [...kinds, '--propagation', 'private', '--', ...command];
   return spawnSync('unshare', args, { encoding: 'utf8', input });
+}
+
+/** The same under AppArmor's profile, which the command is executed under. */
+export function outsideUnderProfile(command: string[], input = ''): SpawnSyncReturns<string> {
+  const script = 'echo "exec $0" >/proc/self/attr/apparmor/exec; exec "$@"';
+  return outside(['sh', '-c', script, appArmorProfile, ...command], input);
 }
 
 /** Every call is refused inside, and outside the kernel itself has another answer to it. */

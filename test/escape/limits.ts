@@ -16,7 +16,7 @@ const frozenForMs = 500;
 /** Takes so many of what a function may use up; a child holds them until the instance ends. */
 export async function take(
   probe: Probe,
-  kind: 'pipes' | 'sockets' | 'events' | 'inotify',
+  kind: 'pipes' | 'sockets' | 'events' | 'inotify' | 'timers',
   count: number,
 ): Promise<{ taken: number; told: string }> {
   return JSON.parse(await probe.run('take', kind, String(count)));

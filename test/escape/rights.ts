@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import type { StartRecord } from '../../host/base/channels.ts';
+import { appArmorProfile } from '../../host/security/labels.ts';
 import type { RunResult } from '../functions/probe/handler.ts';
 import { uidBaseOf, type Probe } from '../support/containers.ts';
 import type { TestHost } from '../support/host.ts';
@@ -16,6 +17,7 @@ import {
   type Call,
   type Check,
 } from './check.ts';
+import { readLabel } from './labels.ts';
 
 const sets = ['CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb'] as const;
 const none = '0000000000000000';
@@ -147,10 +149,14 @@ export const rightsChecks: readonly Check[] = [
       for (const [layer, state] of Object.entries(isolation))
         assert.match(state, /^(enforced|unavailable: .+)$/, layer);
       assert.equal(isolation.seccomp, 'enforced');
-      const label = readLabel(probe.functionPid);
-      if (isolation.apparmor === 'enforced') assert.match(label, /hatch/);
-      else assert.doesNotMatch(label, /hatch/);
-      if (isolation.selinux === 'enforced') assert.match(label, /:/);
+      const command = ['sh', '-c', 'cat /proc/self/attr/current 2>/dev/null'];
+      const executed = (await probe.ask<RunResult>({ do: 'run', command })).stdout.trim();
+      const labels = [readLabel(probe.initPid), readLabel(probe.functionPid), executed];
+      for (const label of labels)
+        if (isolation.apparmor === 'enforced') assert.equal(label, `${appArmorProfile} (enforce)`);
+        else if (isolation.selinux === 'enforced') assert.match(label, /:/);
+        else assert.doesNotMatch(label, /hatch/);
+      assert.doesNotMatch(readLabel('self'), /hatch/);
       const { reply } = await host.client.askAny('doctor', {});
       for (const layer of ['landlock', 'landlock-ports', 'apparmor', 'selinux'] as const) {
         const line = reply.checks.find(({ name }) => name === `layer ${layer}`);
@@ -219,15 +225,6 @@ export const rightsChecks: readonly Check[] = [
 async function latestStart(host: TestHost, name: string): Promise<StartRecord> {
   const { startRecord } = await host.deploy('test/functions/probe', { name: `${name}-again` });
   return startRecord;
-}
-
-/** Empty where no module has labels. */
-function readLabel(pid: number): string {
-  try {
-    return readFileSync(`/proc/${pid}/attr/current`, 'utf8');
-  } catch {
-    return '';
-  }
 }
 
 async function statusesOf(probe: Probe): Promise<string[]> {

@@ -14,7 +14,9 @@ import { imageChecks } from './images.ts';
 import { lifecycleChecks } from './lifecycle.ts';
 import { mountChecks } from './mounts.ts';
 import { networkChecks } from './network.ts';
+import { labelChecks } from './labels.ts';
 import { procChecks } from './proc.ts';
+import { reachChecks } from './reach.ts';
 import { resourceChecks } from './resources.ts';
 import { rightsChecks } from './rights.ts';
 import { zygoteChecks } from './zygote.ts';
@@ -30,8 +32,10 @@ const checks: readonly Check[] = [
   ...networkChecks,
   ...lifecycleChecks,
   ...imageChecks,
+  ...reachChecks,
+  ...labelChecks,
 ];
-const checkCount = 81;
+const checkCount = 90;
 const configs: Record<Path, Partial<HostConfig>> = {
   forked: { parked: 0 },
   parked: { parked: 3 },

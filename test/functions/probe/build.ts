@@ -6,4 +6,5 @@ const [output] = process.argv.slice(2);
 if (output === undefined) throw new Error('Give the output directory');
 // Static: it also runs on the host and in a bare chroot.
 const program = join(output, 'probe');
-execFileSync('gcc', ['-O1', '-Wall', '-Werror', '-static', '-o', program, 'probe.c']);
+const options = ['-O1', '-Wall', '-Werror', '-static', '-pthread'];
+execFileSync('gcc', [...options, '-o', program, 'probe.c', 'host.c']);

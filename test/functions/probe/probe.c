@@ -1,6 +1,7 @@
 /* What a test wants to try from inside a container, and Node.js or busybox have no means for. The
  * same program runs on the host, as the contrast. Usage: probe VERB [ARGUMENT ...] */
 #define _GNU_SOURCE
+#include "probe.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -26,9 +27,7 @@
 #include <time.h>
 #include <unistd.h>
 
-typedef const char *const *Arguments;
-
-static void fail(const char *what) {
+void fail(const char *what) {
   perror(what);
   exit(1);
 }
@@ -128,7 +127,7 @@ static int never_reap(Arguments a) {
 }
 
 /* All children fork, too, until the time is over; prints what the first refused fork was told. */
-static double seconds(void) {
+double seconds(void) {
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
   return now.tv_sec + now.tv_nsec / 1e9;
@@ -158,8 +157,7 @@ static int take_memory(Arguments a) {
   return 0;
 }
 
-/* Writes without waiting until the other end takes no more. */
-static void fill(int fd) {
+void fill(int fd) {
   static char bytes[4096];
   fcntl(fd, F_SETFL, O_NONBLOCK);
   while (write(fd, bytes, sizeof bytes) > 0) {}
@@ -174,26 +172,37 @@ static int queue_events(int fd) {
   return 0;
 }
 
+/* It keeps a pending signal ready, of which each user has some. */
+static int take_timer(void) {
+  timer_t timer;
+  return timer_create(CLOCK_MONOTONIC, NULL, &timer);
+}
+
 static int take_one(const char *kind) {
   int ends[2];
   if (kind[0] == 'i') return inotify_init1(0) < 0 ? -1 : 0;
+  if (kind[0] == 't') return take_timer();
   if (kind[0] == 'e') return (ends[0] = inotify_init1(0)) < 0 ? -1 : queue_events(ends[0]);
   if (kind[0] == 'p' ? pipe(ends) : socketpair(AF_UNIX, SOCK_STREAM, 0, ends)) return -1;
   fill(ends[1]);
   return 0;
 }
 
-/* KIND COUNT: takes so many full "pipes", "sockets", queues of "events" or empty "inotify"s, as far
- * as it goes, and leaves a child that holds them. */
+/* KIND COUNT: takes so many full "pipes", "sockets", queues of "events", empty "inotify"s or
+ * "timers", as far as it goes, in a child that stays and holds them. */
 static int take(Arguments a) {
-  int taken = 0, told = 0;
+  int taken = 0, told = 0, ends[2];
+  char end;
+  if (pipe(ends) < 0) fail("pipe");
+  if (fork()) return close(ends[1]) || read(ends[0], &end, 1) < 0;
   while (taken < atoi(a[1]) && !told)
     if (take_one(a[0]) < 0) told = errno;
     else taken++;
   printf("{\"taken\":%d,\"told\":\"%s\"}\n", taken, told ? strerrorname_np(told) : "");
   fflush(stdout);
-  if (fork()) return 0;
   for (int fd = 0; fd < 3; fd++) close(fd);
+  close(ends[0]);
+  close(ends[1]);
   for (;;) pause();
 }
 
@@ -369,11 +378,7 @@ static int calls(Arguments a) {
   return 0;
 }
 
-static const struct {
-  const char *name;
-  int arguments;
-  int (*run)(Arguments);
-} verbs[] = {
+static const struct verb verbs[] = {
     {"fork-to", 1, fork_to},         {"shm-make", 1, shm_make},     {"shm-find", 1, shm_find},
     {"shm-remove", 1, shm_remove},   {"mq-make", 1, mq_make},       {"mq-find", 1, mq_find},
     {"mq-remove", 1, mq_remove},     {"orphans", 2, orphans},       {"never-reap", 1, never_reap},
@@ -381,13 +386,15 @@ static const struct {
     {"identity", 0, identity},       {"bind-into", 3, bind_into},   {"owner-of", 1, owner_of},
     {"watch-exits", 0, watch_exits}, {"calls", 0, calls},         {"set-attribute", 2, set_attribute},
     {"securebits", 0, securebits},   {"take", 2, take},           {"long-options", 0, long_options},
-    {"raise-capabilities", 0, raise_capabilities},
+    {"raise-capabilities", 0, raise_capabilities}, {NULL, 0, NULL},
 };
 
 int main(int count, char **arguments) {
-  for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++)
-    if (count > 1 && !strcmp(arguments[1], verbs[i].name) && count - 2 >= verbs[i].arguments)
-      return verbs[i].run((Arguments)(arguments + 2));
+  const struct verb *const tables[] = {verbs, host_verbs};
+  for (size_t t = 0; t < 2 && count > 1; t++)
+    for (const struct verb *v = tables[t]; v->name; v++)
+      if (!strcmp(arguments[1], v->name) && count - 2 >= v->arguments)
+        return v->run((Arguments)(arguments + 2));
   fprintf(stderr, "unknown verb or too few arguments\n");
   return 2;
 }
