@@ -44,9 +44,12 @@ export type Call = readonly [name: string, ...values: (number | bigint)[]];
 
 export type Outcomes = Record<string, string>;
 
+/** None of these blocks; but the host answers those that are refused, when it gets to it. */
+const patienceMs = '10000';
+
 /** Makes the calls in an instance, each in a process of its own. */
 export async function callsInside(probe: Probe, calls: readonly Call[]): Promise<Outcomes> {
-  const command = ['/function/probe', 'calls'];
+  const command = ['/function/probe', 'calls', patienceMs];
   const input = linesOf(calls);
   return outcomesOf(await probe.ask<RunResult>({ do: 'run', command, input }), calls);
 }
@@ -57,7 +60,7 @@ export function callsOutside(
   calls: readonly Call[],
   run: typeof outside = outside,
 ): Outcomes {
-  return outcomesOf(run([program, 'calls'], linesOf(calls)), calls);
+  return outcomesOf(run([program, 'calls', patienceMs], linesOf(calls)), calls);
 }
 
 /**

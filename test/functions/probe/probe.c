@@ -331,7 +331,7 @@ static inline __attribute__((always_inline)) long call_now(const char *way, long
   return result;
 }
 
-static void try_call(const char *way, long number, const long *a) {
+static void try_call(const char *way, long number, const long *a, int wait_ms) {
   int ends[2];
   if (pipe(ends) < 0) fail("pipe");
   pid_t pid = fork();
@@ -347,7 +347,7 @@ static void try_call(const char *way, long number, const long *a) {
   close(ends[1]);
   long result = 0;
   struct pollfd ready = {ends[0], POLLIN, 0};
-  if (poll(&ready, 1, 300) == 0) {
+  if (poll(&ready, 1, wait_ms) == 0) {
     printf("%s %ld blocked\n", way, number);
     kill(pid, SIGKILL);
   } else if (read(ends[0], &result, sizeof result) == sizeof result) {
@@ -365,15 +365,15 @@ static void try_call(const char *way, long number, const long *a) {
   close(ends[0]);
 }
 
-/* Makes the calls of standard input, each in a process of its own, and tells how each went. A line:
- * "native", "int80" or "x32", the call's number, its six arguments. */
+/* [MS]: makes the calls of standard input, each in a process of its own, and tells how each went,
+ * after so long "blocked". A line: "native", "int80" or "x32", its number, its six arguments. */
 static int calls(Arguments a) {
-  (void)a;
+  int wait_ms = a[0] ? atoi(a[0]) : 300;
   char way[8];
   long n, v[6];
   while (scanf("%7s %ld %ld %ld %ld %ld %ld %ld", way, &n, v, v + 1, v + 2, v + 3, v + 4, v + 5) == 8) {
     fflush(stdout);
-    try_call(way, way[0] == 'x' ? n | 0x40000000 : n, v);
+    try_call(way, way[0] == 'x' ? n | 0x40000000 : n, v, wait_ms);
   }
   return 0;
 }
