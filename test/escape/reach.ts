@@ -167,10 +167,10 @@ export const reachChecks: readonly Check[] = [
         });
       await sibling.evaluate(
         (path) =>
-          new Promise<void>((resolve) => {
+          new Promise<boolean>((resolve) => {
             const { createServer } = process.getBuiltinModule('node:net');
             const server = createServer((socket) => socket.on('error', () => undefined).end());
-            server.unref().listen(path, resolve);
+            server.unref().listen(path, () => resolve(true));
           }),
         name,
       );
