@@ -24,11 +24,13 @@ import { tryLockFile } from './sys/file-lock.ts';
 import { executeInOwnMounts, hasOwnMounts } from './sys/own-mounts.ts';
 import { BurstPins } from './image/burst-pins.ts';
 import { closeAllOnExec } from './sys/process.ts';
+import { openServiceManager } from './sys/service-manager.ts';
 import { startTelemetry, type Telemetry } from './telemetry/telemetry.ts';
 
 /** Runs until SIGINT or SIGTERM, then drains and leaves nothing behind. */
 export async function runHost(config: HostConfig): Promise<void> {
   enterOwnMountNamespace();
+  const tellManager = openServiceManager(process.env);
   // Whoever started us may have left files open: they would reach booted instances.
   closeAllOnExec();
   const log = pino({ name: 'hatch', level: config.logLevel }, pino.destination(2));
@@ -48,9 +50,13 @@ export async function runHost(config: HostConfig): Promise<void> {
   const refused = refusal();
   // A host that may not hear calls, or control requests, would only seem to be one.
   if (refused !== undefined) throw refused;
-  log.info({ nats: connection.getServer(), zygote: engine.zygotes.default.state }, 'Host is ready');
+  const nats = connection.getServer();
+  tellManager('READY=1', `STATUS=Serves calls of ${nats}`);
+  log.info({ nats, zygote: engine.zygotes.default.state }, 'Host is ready');
 
-  log.info({ signal: await stopping }, 'Host is stopping');
+  const signal = await stopping;
+  tellManager('STOPPING=1', 'STATUS=Ends the calls that run');
+  log.info({ signal }, 'Host is stopping');
 }
 
 /** `hatch up` has done it already: to start over once more takes a third of a second. */

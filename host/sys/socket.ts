@@ -4,6 +4,7 @@ import { allocate, errnoOf, syscall, syscallError, trySyscall } from './libc.ts'
 // <sys/socket.h>, <fcntl.h>
 const AF_UNIX = 1;
 const SOCK_STREAM = 1;
+const SOCK_DGRAM = 2;
 const SOCK_SEQPACKET = 5;
 const SOCK_CLOEXEC = 0o2000000;
 const O_CLOEXEC = 0o2000000;
@@ -28,6 +29,9 @@ export const messageLayout = {
   cmsghdr: { size: 16, len: 0, level: 8, type: 12 },
 } as const;
 
+/** The size of `sun_path` of <sys/un.h>. */
+const pathBytesMax = 108;
+
 export type SocketKind = 'stream' | 'seqpacket';
 
 export interface ReceivedMessage {
@@ -40,6 +44,12 @@ const socketpair = syscall<[number, number, number, Uint8Array]>(
   'int socketpair(int domain, int type, int protocol, uint8_t *fds)',
 );
 const shutdown = syscall<[number, number]>('int shutdown(int fd, int how)');
+const socketCall = syscall<[number, number, number]>(
+  'int socket(int domain, int type, int protocol)',
+);
+const connectCall = syscall<[number, Uint8Array, number]>(
+  'int connect(int fd, const uint8_t *address, uint32_t length)',
+);
 const pipe2 = syscall<[Uint8Array, number]>('int pipe2(uint8_t *fds, int flags)');
 const sendmsg = trySyscall<[number, bigint, number]>(
   'long sendmsg(int fd, void *message, int flags)',
@@ -66,6 +76,32 @@ export function socketPair(kind: SocketKind): [number, number] {
 /** From here on the other end can send nothing any more: `EPIPE`. */
 export function stopReceiving(fd: number): void {
   shutdown(fd, SHUT_RD);
+}
+
+/**
+ * A socket that sends each message to that path, close-on-exec. An address that begins with "@" is
+ * an abstract name (unix(7)).
+ */
+export function connectDatagram(address: string): number {
+  const bytes = unixAddress(address);
+  const fd = socketCall(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  try {
+    connectCall(fd, bytes, bytes.length);
+  } catch (error) {
+    closeFd(fd);
+    throw error;
+  }
+  return fd;
+}
+
+/** As the kernel takes it: `struct sockaddr_un` of <sys/un.h>, as long as it needs to be. */
+export function unixAddress(address: string): Buffer {
+  const path = Buffer.from(address.startsWith('@') ? `\0${address.slice(1)}` : `${address}\0`);
+  if (path.length > pathBytesMax)
+    throw new RangeError(`A socket's address has at most ${pathBytesMax} bytes: "${address}"`);
+  const family = Buffer.alloc(2);
+  family.writeUInt16LE(AF_UNIX);
+  return Buffer.concat([family, path]);
 }
 
 /** A pipe, close-on-exec: [read end, write end]. */
