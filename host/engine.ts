@@ -10,7 +10,7 @@ import { makeId } from './base/ids.ts';
 import { ReadyStock } from './base/ready-stock.ts';
 import { openCgroupDriver, type OptionalLimits } from './cgroup/cgroup.ts';
 import { diskOf } from './cgroup/disk.ts';
-import { readPressure } from './cgroup/pressure.ts';
+import { readPressure, tellsOfPressure } from './cgroup/pressure.ts';
 import { ReadyCgroups } from './cgroup/ready-cgroups.ts';
 import { enterSubtree } from './cgroup/subtree.ts';
 import type { HostConfig } from './config.ts';
@@ -76,7 +76,7 @@ const parkedLimits = {
 } as const;
 const noPressure =
   'The kernel does not tell of pressure (boot it with psi=1): idle instances are given back ' +
-  'when the memory budget is used up, not before';
+  'when memory is nearly used up, and nothing slows down for others that want the CPU';
 
 /**
  * Needs root and a mount namespace of its own. What an earlier run left under the same names is
@@ -151,7 +151,7 @@ export async function openEngine(
   const copyUpProbe = openCopyUpProbe({ layout: cgroups.layout, callNames: callNames() });
   opened.defer(() => copyUpProbe.close());
   const parts = { cgroups: ready, storage, idRanges, networks, copyUpProbe };
-  const pool = openPool({ config, zygotes, network, parts, isolation, onNotice });
+  const pool = openPool({ config, zygotes, network, parts, isolation, group: root, onNotice });
   opened.defer(() => pool.close());
   tellOfRefused(refusedCalls, pool, onNotice);
   await pool.fill();
@@ -230,17 +230,19 @@ function openPool(options: {
   network: Network;
   parts: SandboxParts;
   isolation: Isolation;
+  /** The one above those of the host. */
+  group: string;
   onNotice: (message: string) => void;
 }): Pool {
-  const { config, zygotes, network, parts, isolation, onNotice } = options;
-  if (readPressure() === undefined) onNotice(noPressure);
+  const { config, zygotes, network, parts, isolation, group, onNotice } = options;
+  if (!tellsOfPressure()) onNotice(noPressure);
   return Pool.open({
     parts,
     zygotes,
     isolation,
     connect: (egress) => network.connect(egress),
     ...poolLimits(config),
-    readPressure,
+    readPressure: () => readPressure({ group }),
     onNotice,
   });
 }

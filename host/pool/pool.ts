@@ -20,7 +20,7 @@ import type { FunctionProfile } from './function-profile.ts';
 import { InstanceStarter, type InstanceStarterOptions } from './instance-starter.ts';
 import { Instance } from './instance.ts';
 import { ParkedTargets, type ParkedLimits } from './parked-targets.ts';
-import { respondTo, type PressureResponse } from './policy/pressure.ts';
+import { respondTo } from './policy/pressure.ts';
 import { functionKey, type PoolFunction } from './pool-function.ts';
 import { Room } from './room.ts';
 import { StartQueue } from './start-queue.ts';
@@ -43,8 +43,7 @@ export interface PoolOptions extends PoolLimits {
   zygotes: InstanceStarterOptions['zygotes'];
   isolation: Isolation;
   connect: InstanceStarterOptions['connect'];
-  /** Undefined where the kernel does not tell. */
-  readPressure: () => MachinePressure | undefined;
+  readPressure: () => MachinePressure;
   onNotice: (message: string) => void;
 }
 
@@ -72,7 +71,6 @@ const sweepMs = 1000;
 const startsAtOnceMax = Math.min(Math.max(availableParallelism(), 2), 16);
 const startsAtOnce = { max: startsAtOnceMax, maxQueued: startsAtOnceMax >> 1 };
 const measureContainerMs = 60_000;
-const atEase: PressureResponse = { refillShare: 1, idleShare: 0 };
 
 /** The others are the starter's. */
 type OwnOptions = Omit<PoolOptions, 'parts' | 'zygotes' | 'isolation' | 'connect'>;
@@ -96,6 +94,8 @@ export class Pool {
   readonly #poolOf = new WeakMap<Instance, FunctionPool>();
   readonly #room: Room;
   readonly #parkedTargets: ParkedTargets;
+  /** While memory is short. */
+  #parkedCountMax = Infinity;
   #measureContainerAtMs = 0;
   readonly #sweep: NodeJS.Timeout;
   readonly #starts = new StartQueue(startsAtOnce);
@@ -168,6 +168,11 @@ export class Pool {
   /** Of the budget: what instances and parked containers take. */
   get memoryBytes(): number {
     return this.#room.usedBytes + this.#room.parkedBytes(this.#starter.parked.count);
+  }
+
+  /** The budget. */
+  get memoryBytesMax(): number {
+    return this.#options.memoryBytesMax;
   }
 
   stats(): PoolStats {
@@ -268,8 +273,7 @@ export class Pool {
     this.#room.reserve(this.#starter.zygoteBytes);
     this.#room.measure();
     if (nowMs >= this.#measureContainerAtMs) void this.#measureContainer();
-    const pressure = this.#options.readPressure();
-    const { refillShare, idleShare } = pressure === undefined ? atEase : respondTo(pressure);
+    const { refillShare, idleShare } = respondTo(this.#options.readPressure());
     const startsPerSecond = this.#options.refillsPerSecond * refillShare;
     let prewarms = startsPerSecond;
     for (const pool of this.#functions.values()) {
@@ -281,6 +285,8 @@ export class Pool {
       }
     }
     void this.#room.giveBack(idleShare);
+    const parkedLeft = Math.floor(this.#starter.parked.count * (1 - idleShare));
+    this.#parkedCountMax = idleShare === 0 ? Infinity : parkedLeft;
     this.#starter.parked.setRate(startsPerSecond);
     this.#setParkedTargets();
     // What was measured may be less than what was charged.
@@ -328,7 +334,7 @@ export class Pool {
 
   #setParkedTargets(): void {
     const functions = [...this.#functions.values()].map(({ fn }) => fn);
-    const roomFor = this.#room.parkedMax;
+    const roomFor = Math.min(this.#room.parkedMax, this.#parkedCountMax);
     const wishes = this.#parkedTargets.wishes(functions, performance.now(), roomFor);
     this.#starter.parked.setTargets(wishes);
   }

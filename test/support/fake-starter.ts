@@ -66,6 +66,15 @@ export class FakeStarter implements Starter {
   }
 }
 
+/** Of a machine whose memory nobody uses. */
+export const atEase = {
+  cpuSome: 0,
+  memorySome: 0,
+  memoryFull: 0,
+  memoryBytes: 2 ** 40,
+  availableBytes: 2 ** 40,
+};
+
 type OpenPool = (options?: Partial<PoolOptions>) => { pool: Pool; starter: FakeStarter };
 
 /** The pools are closed after the tests of the file. */
@@ -75,7 +84,7 @@ export function poolsForFile(): OpenPool {
   const limits = { parked: 2, parkedMax: 0, instancesMax: 10, memoryBytesMax: 2 ** 40 };
   const freezing = { freezeIdleAfterMs: 'never' as const };
   const rates = { queueLengthMax: 100, refillsPerSecond: 100 };
-  const told = { readPressure: () => undefined, onNotice: () => undefined };
+  const told = { readPressure: () => atEase, onNotice: () => undefined };
   return (options = {}) => {
     const starter = new FakeStarter();
     const pool = new Pool({ ...limits, ...rates, ...freezing, ...told, ...options }, starter);

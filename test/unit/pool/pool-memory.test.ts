@@ -7,7 +7,7 @@ import { HatchError } from '../../../host/base/errors.ts';
 import type { PoolFunction } from '../../../host/pool/pool-function.ts';
 import { poolFunction } from '../../support/fake-pool.ts';
 import { sandboxOf } from '../../support/fake-sandbox.ts';
-import { hold, poolsForFile, type FakeStarter } from '../../support/fake-starter.ts';
+import { atEase, hold, poolsForFile, type FakeStarter } from '../../support/fake-starter.ts';
 
 const open = poolsForFile();
 const MiB = 2 ** 20;
@@ -175,7 +175,7 @@ test('what a deploy starts is kept as if it had been called', async () => {
 });
 
 test('under memory pressure idle instances are given back, busy ones never', async () => {
-  let pressure = { cpuSome: 0, memorySome: 0, memoryFull: 0 };
+  let pressure = atEase;
   const { pool, starter } = open({ readPressure: () => pressure });
   const fn = poolFunction('a', { keepAlive: { policy: 'fixed', keepMs: 1e9 } });
   const held = await Promise.all([0, 1, 2, 3].map(() => pool.acquire(fn, { timeoutMs: 100 })));
@@ -183,16 +183,21 @@ test('under memory pressure idle instances are given back, busy ones never', asy
   for (const each of rest) pool.release(each);
   await pass(1000);
   assert.deepEqual([starter.alive.length, starter.refillsPerSecond], [4, 100]);
-  pressure = { cpuSome: 0, memorySome: 50, memoryFull: 0 };
+  starter.parked.count = 2;
+  pressure = { ...atEase, availableBytes: 0.2 * atEase.memoryBytes, memorySome: 50 };
   await pass(1000);
   assert.deepEqual([starter.alive.length, starter.refillsPerSecond], [2, 0]);
+  assert.equal(starter.parkedTarget, 1);
   await pass(1000);
   assert.deepEqual(starter.alive, [busy?.instance]);
+  pressure = atEase;
+  await pass(1000);
+  assert.deepEqual([starter.parkedTarget, starter.refillsPerSecond], [2, 100]);
 });
 
 test('a busy CPU slows refills; starts raise what is parked, and it falls again', async () => {
   let cpuSome = 100;
-  const readPressure = () => ({ cpuSome, memorySome: 0, memoryFull: 0 });
+  const readPressure = () => ({ ...atEase, cpuSome });
   const { pool, starter } = open({ parkedMax: 20, instancesMax: 100, readPressure });
   const fn = poolFunction('a', { instancesMax: 100 });
   await Promise.all(Array.from({ length: 60 }, () => pool.acquire(fn, { timeoutMs: 100 })));
