@@ -4,7 +4,7 @@
  * a pattern, some run once more on another kernel, in a VM. Ends with one summary, `# pass N` and
  * so on, and with status 0 only when all is well.
  */
-import { globSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
@@ -12,6 +12,7 @@ import { run } from 'node:test';
 import { spec } from 'node:test/reporters';
 import { assertNothingLeft, takeInventory } from '../test/support/leak-check.ts';
 import { slowness } from '../test/support/slowness.ts';
+import { findTestFiles, initFor } from './test-files.ts';
 import { runTestsInVm } from './vm/run.ts';
 import { SummaryFilter } from './vm/summary.ts';
 import type { TestEvent } from 'node:test/reporters';
@@ -32,7 +33,7 @@ const groups: Group[] = [
   { files: /./, concurrency: 1, timeoutMs: 300_000 },
 ];
 /** Of each mechanism that depends on the kernel; all the others with `npm run test:vm`. */
-const vmPattern = 'contract/|conformance/(1-namespaces|3-|4-)|integration/seccomp';
+const vmPattern = 'contract/|conformance/(1-namespaces|3-|4-)|integration/(seccomp|systemd)';
 const vmLimitMs = 15 * 60_000;
 const counted = ['tests', 'suites', 'passed', 'failed', 'cancelled', 'skipped', 'todo'] as const;
 const shown: Record<string, string> = { passed: 'pass', failed: 'fail' };
@@ -67,10 +68,10 @@ async function main(pattern: string | undefined): Promise<void> {
   if (bad > 0 || !clean || (summary.get('tests') ?? 0) === 0) process.exitCode = 1;
 }
 
+/** In a VM those that are for it. */
 function findFiles(pattern: string | undefined): string[] {
-  const wanted = new RegExp(pattern ?? '');
-  const files = globSync('test/**/*.test.ts', { cwd: repository });
-  return files.filter((file) => wanted.test(file)).sort();
+  const init = process.env['HATCH_TEST_INIT'];
+  return findTestFiles(pattern).filter((file) => init === undefined || initFor(file) === init);
 }
 
 async function* runGroups(files: string[]): AsyncGenerator<TestEvent> {

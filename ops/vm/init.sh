@@ -1,6 +1,7 @@
 #!/bin/busybox sh
 # PID 1 of the VM until its root is there: this machine's own root, read-only, below a scratch disk
-# for what is written. Then ops/vm/guest.sh goes on. The kernel passes HATCH_REPOSITORY along.
+# for what is written. Then ops/vm/guest.sh goes on. The kernel passes HATCH_REPOSITORY
+# and HATCH_INIT along.
 export PATH=/bin
 /bin/busybox --install -s /bin
 mkdir -p /proc /sys /dev /host /scratch /new

@@ -19,9 +19,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { buildInitramfs } from './initramfs.ts';
 import type { Kernel } from './kernel.ts';
 
+/** What runs the command: a script that is PID 1, or a unit of systemd, which then is. */
+export type Init = 'script' | 'systemd';
+
 export interface BootOptions {
   kernel: Kernel;
   repository: string;
+  init: Init;
   /** A line of shell for the guest, run as root in the repository. */
   command: string;
   /** From QEMU's start to the guest's power-off. */
@@ -43,7 +47,7 @@ export interface Machine {
 export class Killed extends Error {}
 
 /** Until the guest says its first word. */
-const bootLimitMs = 90_000;
+const bootLimitMs: Record<Init, number> = { script: 90_000, systemd: 180_000 };
 const memoryMib = 4096;
 const scratchBytes = 16 * 1024 ** 3;
 const consoleCharsShown = 2000;
@@ -103,7 +107,7 @@ async function runMachine(options: BootOptions, files: Files): Promise<void> {
       why = `the VM did not ${what} within ${ms / 1000} s`;
       qemu.kill('SIGKILL');
     }, ms);
-  const bootTimer = endAfter(bootLimitMs, 'boot');
+  const bootTimer = endAfter(bootLimitMs[options.init], 'boot');
   const limitTimer = endAfter(options.limitMs, 'end its tests');
   qemu.stdout.setEncoding('utf8').on('data', (text: string) => {
     clearTimeout(bootTimer);
@@ -145,7 +149,8 @@ async function pause(qemu: ChildProcess): Promise<void> {
   while (readdirSync(tasks).some(runs)) await sleep(1);
 }
 
-function qemuArgs({ kernel, repository, disks = [] }: BootOptions, files: Files): string[] {
+function qemuArgs(options: BootOptions, files: Files): string[] {
+  const { kernel, repository, init, disks = [] } = options;
   const [accelerator, processor] = isAccelerated()
     ? ['kvm', 'host']
     : ['tcg,thread=multi', 'max,la57=off'];
@@ -154,7 +159,7 @@ function qemuArgs({ kernel, repository, disks = [] }: BootOptions, files: Files)
     ['-machine', 'q35', '-nodefaults', '-display', 'none', '-no-reboot'],
     ['-accel', accelerator, '-cpu', processor, '-smp', '2', '-m', `${memoryMib}M`],
     ['-kernel', kernel.imageFile, '-initrd', files.initramfs],
-    ['-append', kernelCommandLine(repository), '-serial', `file:${files.console}`],
+    ['-append', kernelCommandLine(repository, init), '-serial', `file:${files.console}`],
     ['-virtfs', `local,${root}`],
     ['-drive', `file=${files.scratch},format=raw,if=virtio,cache=unsafe`],
     ...disks.map((file) => ['-drive', `file=${file},format=raw,if=virtio,cache=writeback`]),
@@ -166,8 +171,9 @@ function qemuArgs({ kernel, repository, disks = [] }: BootOptions, files: Files)
   ].flat();
 }
 
-function kernelCommandLine(repository: string): string {
-  const words = ['console=ttyS0', 'quiet', 'panic=-1', `HATCH_REPOSITORY=${repository}`];
+function kernelCommandLine(repository: string, init: Init): string {
+  const variables = [`HATCH_REPOSITORY=${repository}`, `HATCH_INIT=${init}`];
+  const words = ['console=ttyS0', 'quiet', 'panic=-1', ...variables];
   // The emulated clock is the only one that is read without leaving the guest, and nothing in it is
   // secret: what protects against speculation would cost time only.
   return [...words, 'tsc=reliable', 'mitigations=off'].join(' ');

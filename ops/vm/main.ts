@@ -1,22 +1,27 @@
 /**
  * `npm run test:vm -- [PATTERN]`: the tests on Debian's stock kernel, in a VM. PATTERN is a regular
  * expression on test file paths, as for `npm test`; without it, all. `--run COMMAND` runs a line of
- * shell there instead, as root in this repository.
+ * shell there instead, as root in this repository; with `--systemd` as a unit of systemd.
  */
 import { parseArgs } from 'node:util';
 import { runInVm, runTestsInVm } from './run.ts';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { run: { type: 'string' }, 'limit-minutes': { type: 'string', default: '80' } },
+  options: {
+    run: { type: 'string' },
+    systemd: { type: 'boolean', default: false },
+    'limit-minutes': { type: 'string', default: '80' },
+  },
 });
 const limitMs = Number(values['limit-minutes']) * 60_000;
+const init = values.systemd ? 'systemd' : 'script';
 const onOutput = (text: string): boolean => process.stdout.write(text);
 try {
   process.exitCode =
     values.run === undefined
       ? await runTestsInVm({ pattern: positionals[0] ?? '.', limitMs, onOutput })
-      : await runInVm({ command: values.run, limitMs, onOutput });
+      : await runInVm({ command: values.run, init, limitMs, onOutput });
 } catch (error) {
   console.error(`vm: ${error instanceof Error ? error.message : String(error)}`);
   process.exitCode = 1;

@@ -15,7 +15,7 @@ export class SummaryFilter {
     for (const line of lines) {
       const [, name, count] = /^# ([a-z_]+) (\d+)$/.exec(line) ?? [];
       if (name === undefined) this.#onText(`${line}\n`);
-      else this.counts.set(name, Number(count));
+      else this.counts.set(name, (this.counts.get(name) ?? 0) + Number(count));
     }
   }
 }
