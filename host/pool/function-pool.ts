@@ -135,13 +135,14 @@ export class FunctionPool {
     return idle.slice(0, Math.max(idle.length + demand.busy - demand.wanted(nowMs), 0));
   }
 
-  /** How many instances that calls are expected for are not there; each is said once. */
-  takeMissing(nowMs: number): number {
+  /** Whether an instance that a call is expected for is not there; each is said once. */
+  takeMissing(nowMs: number): boolean {
     const { demand } = this.profile;
-    const expected = demand.takeExpected(nowMs, this.#host.clock);
-    if (expected === 0 || this.#retired) return 0;
-    const wanted = Math.min(demand.wanted(nowMs), this.fn.instancesMax) - demand.busy;
-    return Math.max(Math.min(expected, wanted - this.idleInstances().length - this.#starting), 0);
+    while (!this.#retired && demand.takeExpected(nowMs, this.#host.clock, 1) > 0) {
+      const wanted = Math.min(demand.wanted(nowMs), this.fn.instancesMax) - demand.busy;
+      if (wanted > this.idleInstances().length + this.#starting) return true;
+    }
+    return false;
   }
 
   /** Those without a call, the one that has been so for longest first. */

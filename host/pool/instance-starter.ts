@@ -44,6 +44,8 @@ interface Made {
 export interface StartOrder {
   /** It goes before other functions' starts that are under way. */
   passes: boolean;
+  /** No call waits for it: what is parked is left to those that one does. */
+  ahead: boolean;
   /** What is being read for it meanwhile. */
   readAheadBytes: number;
 }
@@ -100,7 +102,8 @@ export class InstanceStarter {
     network: Network | undefined,
   ): Promise<Instance> {
     const startNs = network?.steps[0]?.startNs ?? nowNs();
-    const parked = network?.parkedMayEnter === false ? undefined : this.parked.take(fn);
+    const mayTake = !order.ahead && network?.parkedMayEnter !== false;
+    const parked = mayTake ? this.parked.take(fn) : undefined;
     if (parked !== undefined) this.#options.zygotes.putOffForks();
     const made = parked ?? (await this.#makeSandbox(fn, network?.access.namespaceFd));
     const { sandbox, path } = made;

@@ -138,7 +138,7 @@ export class ParkedContainers {
     if (this.#shortShelf() === undefined) return;
     this.#timer = setTimeout(() => {
       this.#timer = undefined;
-      if (this.#shortShelf() === undefined) return;
+      if (this.#refillsPerSecond === 0 || this.#shortShelf() === undefined) return;
       this.#refilling = this.#makeOne().then((made) => {
         this.#refilling = undefined;
         this.#scheduleRefill(made ? undefined : retryMs);

@@ -97,6 +97,8 @@ export class Pool {
   /** While memory is short. */
   #parkedCountMax = Infinity;
   #measureContainerAtMs = 0;
+  /** Functions that the last look started instances of. */
+  readonly #prewarmedLast = new Set<FunctionPool>();
   readonly #sweep: NodeJS.Timeout;
   readonly #starts = new StartQueue(startsAtOnce);
   /** Somebody was refused for want of room, and waits for some. */
@@ -237,10 +239,11 @@ export class Pool {
       const besidesBytes = this.#starter.missingBytes(fn);
       const evicts = cause !== 'expected';
       const grant = await this.#room.take(profile, { evicts, besidesBytes });
-      this.#parkedTargets.started(fn, performance.now());
+      if (cause !== 'expected') this.#parkedTargets.started(fn, performance.now());
       try {
         if (this.#starter.parked.count > this.#room.parkedMax) this.#setParkedTargets();
-        const instance = await this.#starter.start(fn, { passes, readAheadBytes });
+        const order = { passes, ahead: cause === 'expected', readAheadBytes };
+        const instance = await this.#starter.start(fn, order);
         const { startNs, endNs } = instance.startRecord;
         profile.measuredStart((endNs - startNs) / nsPerMs);
         this.#room.settle(grant, instance);
@@ -275,15 +278,11 @@ export class Pool {
     if (nowMs >= this.#measureContainerAtMs) void this.#measureContainer();
     const { refillShare, idleShare } = respondTo(this.#options.readPressure());
     const startsPerSecond = this.#options.refillsPerSecond * refillShare;
-    let prewarms = startsPerSecond;
     for (const pool of this.#functions.values()) {
       for (const { sandbox } of pool.surplus(nowMs)) void sandbox.destroy();
       this.#freezeIdle(pool, nowMs);
-      for (let missing = pool.takeMissing(nowMs); missing > 0 && prewarms >= 1; missing--) {
-        prewarms--;
-        void this.#prewarm(pool);
-      }
     }
+    this.#prewarmInTurn(nowMs, startsPerSecond);
     void this.#room.giveBack(idleShare);
     const parkedLeft = Math.floor(this.#starter.parked.count * (1 - idleShare));
     this.#parkedCountMax = idleShare === 0 ? Infinity : parkedLeft;
@@ -317,6 +316,25 @@ export class Pool {
         instance.freeze().catch((error: unknown) => {
           if (instance.sandbox.alive) this.#options.onNotice(messageOf(error));
         });
+  }
+
+  /** One for each function at a time; those that are left over come first the next time. */
+  #prewarmInTurn(nowMs: number, startsMax: number): void {
+    let left = Math.floor(startsMax);
+    const { prewarmed = [], others = [] } = Object.groupBy(this.#functions.values(), (pool) =>
+      this.#prewarmedLast.has(pool) ? 'prewarmed' : 'others',
+    );
+    let turn = [...others, ...prewarmed];
+    this.#prewarmedLast.clear();
+    while (turn.length > 0) {
+      turn = turn.filter((pool) => {
+        if (left === 0 || !pool.takeMissing(nowMs)) return false;
+        left--;
+        this.#prewarmedLast.add(pool);
+        void this.#prewarm(pool);
+        return true;
+      });
+    }
   }
 
   async #prewarm(pool: FunctionPool): Promise<void> {

@@ -12,8 +12,7 @@ import { fakeInstance, sandboxOf } from './fake-sandbox.ts';
 
 export class FakeStarter implements Starter {
   readonly started: Instance[] = [];
-  /** What was begun to be read for each. */
-  readonly readAheadBytes: number[] = [];
+  readonly orders: StartOrder[] = [];
   startsAtOnce = 0;
   parkedTarget = 0;
   refillsPerSecond = 0;
@@ -44,8 +43,8 @@ export class FakeStarter implements Starter {
     return this.started.filter(({ sandbox }) => sandbox.alive);
   }
 
-  async start(fn: PoolFunction, { readAheadBytes }: StartOrder): Promise<Instance> {
-    this.readAheadBytes.push(readAheadBytes);
+  async start(fn: PoolFunction, order: StartOrder): Promise<Instance> {
+    this.orders.push(order);
     this.startsAtOnce = Math.max(this.startsAtOnce, ++this.#starting);
     await turn();
     this.#starting--;

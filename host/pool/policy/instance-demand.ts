@@ -79,11 +79,12 @@ export class InstanceDemand {
 
   /**
    * Of the wanted ones, how many calls are expected for of which that was not said before: once for
-   * each idle time, so that what is evicted for want of memory is not made again and again.
+   * each idle time, so that what is evicted for want of memory is not made again and again. What
+   * is beyond `atMost` is said the next time.
    */
-  takeExpected(nowMs: number, clock: number): number {
+  takeExpected(nowMs: number, clock: number, atMost = Infinity): number {
     let expected = 0;
-    for (let at = this.#busy; at < this.#levels.length; at++) {
+    for (let at = this.#busy; at < this.#levels.length && expected < atMost; at++) {
       const level = this.#levels[at];
       if (level === undefined || level.expected || this.#window(level).fromMs === 0) continue;
       if (!this.#isWanted(level, nowMs)) continue;

@@ -37,7 +37,10 @@ test('files are read ahead as soon as a start is known, and once for it', async 
   pool.release(await acquired);
   await hold(pool, fn);
   assert.deepEqual(begun, [0], 'an instance that is there reads nothing');
-  assert.deepEqual(starter.readAheadBytes, [4096]);
+  assert.deepEqual(
+    starter.orders.map(({ readAheadBytes }) => readAheadBytes),
+    [4096],
+  );
 });
 
 test('when all are busy a call waits for room that another function gives up', async () => {
