@@ -14,7 +14,7 @@ export interface ImageParts {
   store: Pick<LayerStore, 'images' | 'image' | 'importLayout' | 'usage' | 'pin' | 'unpin'> &
     Pick<LayerStore, 'isPinned' | 'layers' | 'removeLayer' | 'removeImage' | 'settled'> &
     Pick<LayerStore, 'acquire' | 'treePathOf'>;
-  puller: Pick<Images['puller'], 'pull' | 'progress' | 'resolve'>;
+  puller: Pick<Images['puller'], 'find' | 'pull' | 'progress' | 'resolve'>;
   client: Images['client'];
 }
 

@@ -19,12 +19,21 @@ export interface LayerSource extends Omit<LayerImport, 'blob'> {
   open: () => Promise<Readable>;
 }
 
+/** An image that functions stand on. */
+export interface BurstImage {
+  /** Bottom first. */
+  layers: readonly LayerSource[];
+  /** When its layers are here: makes it an image that is found without asking the registry. */
+  keep: () => Promise<unknown>;
+}
+
 export interface BurstFunction {
   name: string;
   /** How many calls are expected; only the proportions count. */
   calls: number;
   /** Bottom first, from the first one on that the host does not hold anyway. */
   layers: readonly LayerSource[];
+  images?: readonly BurstImage[];
 }
 
 export interface BurstReport {
@@ -54,10 +63,13 @@ export class BurstPins {
     // At once until what is here is held again, so that nothing can be evicted between.
     this.release();
     const sources = new Map<Digest, LayerSource>();
-    for (const { layers } of functions)
-      for (const layer of layers) sources.set(chainId(layer.parentChainId, layer.diffId), layer);
+    for (const layer of functions.flatMap(allLayersOf)) sources.set(idOf(layer), layer);
     const { pinned } = planBurst(
-      functions.map(({ calls, layers }) => ({ starts: calls, layers: this.#sized(layers) })),
+      functions.map(({ calls, layers, images = [] }) => ({
+        starts: calls,
+        layers: this.#sized(layers),
+        images: images.map((image) => this.#sized(image.layers)),
+      })),
       this.#roomBytes(),
     );
     const held = new HeldBurst();
@@ -66,6 +78,7 @@ export class BurstPins {
     const end = (): void => held.release();
     held.timer = setTimeout(end, forMs).unref();
     const report = await this.#fetch(held, pinned, sources);
+    await this.#keepImages(held, functions);
     return { ...this.#readiness(held, functions), ...report };
   }
 
@@ -88,7 +101,7 @@ export class BurstPins {
       try {
         if (this.#store.layer(id) === undefined) {
           const { open, ...layer } = source;
-          await this.#store.importLayer({ ...layer, blob: await open() });
+          await this.#store.importLayer({ ...layer, blob: open });
           counts.fetchedLayers++;
           counts.fetchedBytes += layer.sizeBytes;
         }
@@ -102,6 +115,19 @@ export class BurstPins {
       }
     }
     return counts;
+  }
+
+  async #keepImages(held: HeldBurst, functions: readonly BurstFunction[]): Promise<void> {
+    for (const { layers, keep } of functions.flatMap(({ images = [] }) => images)) {
+      const top = layers.at(-1);
+      if (top === undefined || held.isOver || !layers.every((one) => held.leases.has(idOf(one))))
+        continue;
+      try {
+        await keep();
+      } catch (error) {
+        held.failures.set(idOf(top), messageOf(error));
+      }
+    }
   }
 
   #hold(held: HeldBurst, id: Digest): StoredLayer {
@@ -120,9 +146,10 @@ export class BurstPins {
   ): Pick<BurstReport, 'ready' | 'notReady'> {
     const ready: string[] = [];
     const notReady: BurstReport['notReady'] = [];
-    for (const { name, layers } of functions) {
-      const ids = layers.map((layer) => chainId(layer.parentChainId, layer.diffId));
-      const missing = ids.find((id) => !held.leases.has(id));
+    for (const fn of functions) {
+      const { name } = fn;
+      const ids = allLayersOf(fn).map(idOf);
+      const missing = ids.find((id) => !held.leases.has(id) || held.failures.has(id));
       if (missing === undefined) ready.push(name);
       else notReady.push({ name, reason: held.failures.get(missing) ?? held.whyNot });
     }
@@ -132,7 +159,7 @@ export class BurstPins {
   /** What somebody else holds anyway takes no room of the burst. */
   #sized(layers: readonly LayerSource[]): { chainId: Digest; sizeBytes: number }[] {
     return layers.map((layer) => {
-      const id = chainId(layer.parentChainId, layer.diffId);
+      const id = idOf(layer);
       const stored = this.#store.layer(id)?.sizeBytes ?? layer.sizeBytes * unpackedRatio;
       return { chainId: id, sizeBytes: this.#store.isHeld(id) ? 0 : stored };
     });
@@ -142,6 +169,14 @@ export class BurstPins {
     const { capacityBytes, heldBytes } = this.#store.usage;
     return Math.max(capacityBytes * (1 - unplannedShare) - heldBytes, 0);
   }
+}
+
+function allLayersOf({ layers, images = [] }: BurstFunction): LayerSource[] {
+  return [...images.flatMap((image) => image.layers), ...layers];
+}
+
+function idOf({ parentChainId, diffId }: LayerSource): Digest {
+  return chainId(parentChainId, diffId);
 }
 
 class HeldBurst {

@@ -4,6 +4,7 @@ import { digestOf } from './digest.ts';
 import type { Digest } from './digest.ts';
 import { isIndex, parseConfig, parseIndex, parseManifest, selectEntry } from './manifest.ts';
 import type { Descriptor, ImageConfig, ImageManifest, Platform } from './manifest.ts';
+import type { ImageOrigin } from './records.ts';
 
 /** Documents of an image, checked against their digests; its layers are not yet. */
 export interface ImageDocuments {
@@ -53,4 +54,14 @@ export async function findImage(options: {
   if (config.os !== platform.os || config.architecture !== platform.architecture)
     throw fail(`it is for ${config.os}/${config.architecture}`);
   return { digest: entry.digest, manifest, manifestBytes, config, configBytes };
+}
+
+/** As they were when the image was stored; undefined where they are not known. */
+export function documentsOf(origin: ImageOrigin | undefined): ImageDocuments | undefined {
+  if (origin === undefined) return undefined;
+  const manifestBytes = Buffer.from(origin.manifest);
+  const configBytes = Buffer.from(origin.configuration);
+  const manifest = parseManifest(manifestBytes);
+  const config = parseConfig(configBytes);
+  return { digest: digestOf(manifestBytes), manifest, manifestBytes, config, configBytes };
 }

@@ -1,14 +1,21 @@
 /** From the name of an image in a registry to its layers in the store. */
+import { createReadStream } from 'node:fs';
+import type { Readable } from 'node:stream';
 import { channels } from '../base/channels.ts';
 import { HatchError } from '../base/errors.ts';
+import type { BurstImage } from './burst-pins.ts';
 import { Downloads } from './downloads.ts';
-import type { Blob } from './downloads.ts';
+import type { Blob, BlobFiles, TakenBlob } from './downloads.ts';
+import { documentsOf } from './image-documents.ts';
+import type { ImageDocuments } from './image-documents.ts';
+import { layerImports } from './image-import.ts';
 import type { LayerStore } from './layer-store.ts';
 import { hostPlatform } from './manifest.ts';
 import type { Platform } from './manifest.ts';
 import type { RegistryClient } from './registry/registry-client.ts';
 import { formatReference, parseReference } from './reference.ts';
 import { parseRemoteName } from './registry/remote-name.ts';
+import type { RemoteName } from './registry/remote-name.ts';
 import type { ImageLease, StoredImage } from './stored-image.ts';
 
 export interface PullOptions {
@@ -78,42 +85,93 @@ export class ImagePuller {
     return this.#options.store.acquireImage(reference) ?? this.#pull(reference, {});
   }
 
+  /**
+   * Of a name that `resolve` gave, where its layers are; from the store where it is there, whatever
+   * has become of the registry. Throws `image.*`.
+   */
+  async find(reference: string): Promise<BurstImage> {
+    const { store, client } = this.#options;
+    const { signal } = this.#closing;
+    const name = parseRemoteName(reference);
+    const image =
+      documentsOf(store.image(name.reference)?.origin) ??
+      (await client.find(name, { platform: hostPlatform(), signal }));
+    this.#refuseTooLarge(name, image);
+    const layers = layerImports(image).map(({ id: _id, ...layer }) => ({
+      ...layer,
+      open: () => this.#open(name, layer),
+    }));
+    const take = (blob: Blob) => this.#take(name, blob, {});
+    const keep = async (): Promise<void> => (await this.#import(name, image, { take })).release();
+    return { layers, keep };
+  }
+
   async #pull(reference: string, options: PullOptions): Promise<ImageLease> {
-    const { store, client, layerBytesMax } = this.#options;
+    const { client } = this.#options;
     const { insecure = false, platform = hostPlatform() } = options;
     const { signal } = this.#closing;
     const name = parseRemoteName(reference);
     const image = await client.find(name, { platform, insecure, signal });
-    const tooLarge = image.manifest.layers.find(({ size }) => size > layerBytesMax);
-    if (tooLarge !== undefined)
-      throw new HatchError(
-        'image.invalid',
-        `Cannot pull "${name.reference}": layer ${tooLarge.digest} has ${tooLarge.size} bytes, ` +
-          `and more than ${layerBytesMax} are not allowed`,
-      );
+    this.#refuseTooLarge(name, image);
     channels.pullStep.publish('resolved');
     const progress = { reference: name.reference, downloadedBytes: 0, totalBytes: 0 };
+    const onBytes = (bytes: number): void => {
+      progress.downloadedBytes += bytes;
+    };
     const take = (blob: Blob) => {
       progress.totalBytes += blob.sizeBytes;
-      return this.#downloads.take(blob, async (to) => {
-        const onBytes = (bytes: number): void => {
-          progress.downloadedBytes += bytes;
-        };
-        const either = AbortSignal.any([to.signal, signal]);
-        await client.download(name, blob, { file: to.file, signal: either, insecure, onBytes });
-      });
+      return this.#take(name, blob, { insecure, onBytes });
     };
-    const stored = store.importAndAcquireImage({
-      reference: name.reference,
-      image,
-      blobs: { take },
-      origin: { remote: { reference: name.reference, insecure } },
-    });
+    const stored = this.#import(name, image, { insecure, take });
     this.#underWay.set(progress, stored);
     try {
       return await stored;
     } finally {
       this.#underWay.delete(progress);
+    }
+  }
+
+  #refuseTooLarge({ reference }: RemoteName, { manifest }: ImageDocuments): void {
+    const { layerBytesMax } = this.#options;
+    const tooLarge = manifest.layers.find(({ size }) => size > layerBytesMax);
+    if (tooLarge === undefined) return;
+    throw new HatchError(
+      'image.invalid',
+      `Cannot pull "${reference}": layer ${tooLarge.digest} has ${tooLarge.size} bytes, ` +
+        `and more than ${layerBytesMax} are not allowed`,
+    );
+  }
+
+  #import(
+    name: RemoteName,
+    image: ImageDocuments,
+    { take, insecure = false }: { take: BlobFiles['take']; insecure?: boolean },
+  ): Promise<ImageLease> {
+    const { reference } = name;
+    const origin = { remote: { reference, insecure } };
+    return this.#options.store.importAndAcquireImage({ reference, image, blobs: { take }, origin });
+  }
+
+  #take(
+    name: RemoteName,
+    blob: Blob,
+    options: { insecure?: boolean; onBytes?: (bytes: number) => void },
+  ): TakenBlob {
+    return this.#downloads.take(blob, async ({ file, signal }) => {
+      const either = AbortSignal.any([signal, this.#closing.signal]);
+      await this.#options.client.download(name, blob, { ...options, file, signal: either });
+    });
+  }
+
+  async #open(name: RemoteName, blob: Blob): Promise<Readable> {
+    const taken = this.#take(name, blob, {});
+    try {
+      const stream = createReadStream(await taken.path);
+      stream.once('close', () => void taken.release());
+      return stream;
+    } catch (error) {
+      await taken.release();
+      throw error;
     }
   }
 

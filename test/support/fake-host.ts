@@ -149,6 +149,6 @@ const noImages = {
     acquire: () => ({ layers: [], release: () => {}, [Symbol.dispose]: () => {} }),
     treePathOf: () => '/nowhere',
   },
-  puller: { pull: missing, resolve: missing, progress: () => [] },
+  puller: { find: missing, pull: missing, resolve: missing, progress: () => [] },
   client: new RegistryClient({ credentialsFile: '/nowhere' }),
 };

@@ -12,6 +12,7 @@ import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { promisify } from 'node:util';
 
+const configName = 'config.yml';
 const execute = promisify(execFile);
 
 export interface RegistryUser {
@@ -23,7 +24,7 @@ export class RegistryServer implements AsyncDisposable {
   /** `127.0.0.1:port` */
   readonly host: string;
   readonly directory: string;
-  readonly #child: ChildProcess;
+  #child: ChildProcess;
 
   private constructor(host: string, directory: string, child: ChildProcess) {
     this.host = host;
@@ -51,17 +52,14 @@ export class RegistryServer implements AsyncDisposable {
       ...(options.user === undefined ? {} : { auth: await makeAuth(directory, options.user) }),
       ...(options.auth === undefined ? {} : { auth: options.auth }),
     };
-    const file = join(directory, 'config.yml');
     // JSON is YAML.
-    await writeFile(file, JSON.stringify(config));
-    const child = spawn('docker-registry', ['serve', file], { stdio: 'ignore' });
-    const failed = once(child, 'error').then(([error]) => {
-      throw error;
-    });
-    failed.catch(() => {});
-    const server = new RegistryServer(host, directory, child);
-    await Promise.race([waitForPort(host), failed]);
-    return server;
+    await writeFile(join(directory, configName), JSON.stringify(config));
+    return new RegistryServer(host, directory, await serve(directory, host));
+  }
+
+  /** After `stop`: the same registry again. */
+  async restart(): Promise<void> {
+    this.#child = await serve(this.directory, this.host);
   }
 
   /** The certificate authority of a server with TLS, in PEM. */
@@ -81,6 +79,17 @@ export class RegistryServer implements AsyncDisposable {
     await this.stop();
     await rm(this.directory, { recursive: true });
   }
+}
+
+async function serve(directory: string, host: string): Promise<ChildProcess> {
+  const file = join(directory, configName);
+  const child = spawn('docker-registry', ['serve', file], { stdio: 'ignore' });
+  const failed = once(child, 'error').then(([error]) => {
+    throw error;
+  });
+  failed.catch(() => {});
+  await Promise.race([waitForPort(host), failed]);
+  return child;
 }
 
 /** A `config.json` as `docker login` writes it. */

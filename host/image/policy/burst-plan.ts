@@ -16,6 +16,8 @@ export interface ExpectedFunction {
   starts: number;
   /** Bottom first. */
   layers: readonly BurstLayer[];
+  /** Stacks of their own that it needs besides, each with its bottom first. */
+  images?: readonly (readonly BurstLayer[])[];
 }
 
 export interface BurstPlan {
@@ -29,7 +31,8 @@ export interface BurstPlan {
 interface Candidate {
   readonly chainId: Digest;
   readonly bytes: number;
-  readonly parent: Candidate | undefined;
+  /** Of no use without these and what they need. */
+  readonly needs: readonly Candidate[];
   starts: number;
 }
 
@@ -38,66 +41,81 @@ export function planBurst(
   capacityBytes: number,
 ): BurstPlan {
   const candidates = candidatesOf(functions);
-  const pinned = new Set<Candidate>();
+  const pinned = new Set<Digest>();
   let roomBytes = capacityBytes;
   for (;;) {
     const best = bestOf(candidates, pinned, roomBytes);
     if (best === undefined) break;
     for (const candidate of best) {
-      pinned.add(candidate);
+      pinned.add(candidate.chainId);
       roomBytes -= candidate.bytes;
     }
   }
+  const known = new Set(candidates.map(({ chainId }) => chainId));
   return {
-    pinned: [...pinned].map(({ chainId }) => chainId),
+    pinned: [...pinned],
     pinnedBytes: capacityBytes - roomBytes,
-    leftOut: candidates.filter((one) => !pinned.has(one)).map(({ chainId }) => chainId),
+    leftOut: [...known].filter((id) => !pinned.has(id)),
   };
 }
 
 function candidatesOf(functions: readonly ExpectedFunction[]): Candidate[] {
-  const byId = new Map<Digest, Candidate>();
-  for (const { starts, layers } of functions) {
-    let parent: Candidate | undefined;
-    for (const { chainId, sizeBytes } of layers) {
-      const bytes = Math.max(sizeBytes, 1);
-      const candidate: Candidate = byId.get(chainId) ?? { chainId, bytes, parent, starts: 0 };
-      candidate.starts += starts;
-      byId.set(chainId, candidate);
-      parent = candidate;
-    }
+  const byKey = new Map<string, Candidate>();
+  for (const { starts, layers, images = [] } of functions) {
+    const counted = new Set<Candidate>();
+    /** Gives the uppermost one. */
+    const stack = (chain: readonly BurstLayer[], below: readonly Candidate[]): Candidate[] => {
+      let needs = below;
+      for (const { chainId, sizeBytes } of chain) {
+        // A bundle that two functions have upon other images needs other layers for each.
+        const key = [chainId, ...below.map((one) => one.chainId)].join(' ');
+        const bytes = Math.max(sizeBytes, 1);
+        const candidate: Candidate = byKey.get(key) ?? { chainId, bytes, needs, starts: 0 };
+        if (!counted.has(candidate)) candidate.starts += starts;
+        counted.add(candidate);
+        byKey.set(key, candidate);
+        needs = [candidate];
+      }
+      return [...needs];
+    };
+    stack(
+      layers,
+      images.flatMap((chain) => stack(chain, [])),
+    );
   }
-  return [...byId.values()].filter((candidate) => candidate.starts > 0);
+  return [...byKey.values()].filter((candidate) => candidate.starts > 0);
 }
 
-/** The layer with most starts per byte that fits, below it what else it needs, bottom first. */
+/** The layer with most starts per byte that fits, after what else it needs, bottom first. */
 function bestOf(
   candidates: readonly Candidate[],
-  pinned: ReadonlySet<Candidate>,
+  pinned: ReadonlySet<Digest>,
   roomBytes: number,
 ): Candidate[] | undefined {
-  let best: Candidate | undefined;
+  let best: Candidate[] | undefined;
   let bestWorth = 0;
   for (const candidate of candidates) {
-    if (pinned.has(candidate)) continue;
+    const missing = missingFor(candidate, pinned);
+    if (missing.length === 0) continue;
     let [bytes, starts] = [0, 0];
-    for (const missing of missingFor(candidate, pinned)) {
-      bytes += missing.bytes;
-      starts += missing.starts;
+    for (const one of missing) {
+      bytes += one.bytes;
+      starts += one.starts;
     }
     if (bytes > roomBytes || starts / bytes <= bestWorth) continue;
-    best = candidate;
+    best = missing;
     bestWorth = starts / bytes;
   }
-  return best === undefined ? undefined : [...missingFor(best, pinned)].reverse();
+  return best;
 }
 
-function* missingFor(
-  top: Candidate,
-  pinned: ReadonlySet<Candidate>,
-): Generator<Candidate, undefined> {
-  for (let one: Candidate | undefined = top; one !== undefined; one = one.parent) {
-    if (pinned.has(one)) return;
-    yield one;
-  }
+/** Bottom first, each once. */
+function missingFor(top: Candidate, pinned: ReadonlySet<Digest>): Candidate[] {
+  const missing = new Map<Digest, Candidate>();
+  const visit = (one: Candidate): void => {
+    for (const needed of one.needs) visit(needed);
+    if (!pinned.has(one.chainId)) missing.set(one.chainId, one);
+  };
+  visit(top);
+  return [...missing.values()];
 }

@@ -48,6 +48,28 @@ test('pins nothing for a function that is not expected', () => {
   assert.deepEqual(planBurst([{ starts: 0, layers: [layer('a', 1)] }], 10).pinned, []);
 });
 
+test('an image is taken for what stands on it, once, and with all of its layers', () => {
+  const image = [layer('below', 30), layer('image', 10)];
+  const library = [layer('library', 20)];
+  const on = (name: string, starts: number, images: ExpectedFunction['images'] = []) => ({
+    starts,
+    layers: [layer(name, 1)],
+    images,
+  });
+  const functions = [on('a', 5, [image]), on('b', 4, [image, library]), on('c', 9)];
+  const all = planBurst(functions, 100);
+  assert.deepEqual(all.pinnedBytes, 63);
+  assert.deepEqual(all.pinned[0], id('c'));
+  assert.deepEqual(all.leftOut, []);
+  // The library alone would fit, but nobody could start.
+  const less = planBurst(functions, 45);
+  assert.deepEqual(less.pinned, ['c', 'below', 'image', 'a'].map(id));
+  // A bundle that two have in common, of which one needs no image.
+  const same = [on('x', 1, [image]), on('x', 9)];
+  assert.deepEqual(planBurst(same, 10).pinned, [id('x')]);
+  assert.equal(planBurst(same, 41).pinnedBytes, 41);
+});
+
 /** Stacks that share layers from the bottom, as chain ids do. */
 const expected: fc.Arbitrary<ExpectedFunction[]> = fc
   .array(
@@ -66,6 +88,36 @@ const expected: fc.Arbitrary<ExpectedFunction[]> = fc
       }),
     })),
   );
+
+test('with images too: within the capacity, each layer once, after all that it needs', () => {
+  const withImages = fc
+    .tuple(expected, expected, fc.array(fc.nat({ max: 5 }), { maxLength: 12 }))
+    .map(([functions, images, choices]) =>
+      functions.map((fn, index) => {
+        const chains = choices.slice(index, index + 2).map((at) => images[at]?.layers ?? []);
+        const bundle = fn.layers.map((one, depth) => layer(`fn ${index} ${depth}`, one.sizeBytes));
+        return { starts: fn.starts, layers: bundle, images: chains };
+      }),
+    );
+  fc.assert(
+    fc.property(withImages, fc.nat({ max: 300 }), (functions, capacityBytes) => {
+      const { pinned, pinnedBytes, leftOut } = planBurst(functions, capacityBytes);
+      const sizes = new Map<Digest, number>();
+      for (const { layers, images } of functions)
+        for (const one of [...layers, ...images.flat()]) sizes.set(one.chainId, one.sizeBytes);
+      assert.equal(new Set([...pinned, ...leftOut]).size, pinned.length + leftOut.length);
+      const bytes = pinned.reduce((sum, one) => sum + (sizes.get(one) ?? NaN), 0);
+      assert.equal(pinnedBytes, bytes);
+      assert.ok(bytes <= capacityBytes);
+      for (const { layers, images } of functions) {
+        const own = layers.map((one) => pinned.indexOf(one.chainId));
+        const needed = images.flat().map((one) => pinned.indexOf(one.chainId));
+        for (const at of own.filter((index) => index >= 0))
+          assert.ok(needed.every((index) => index >= 0 && index < at));
+      }
+    }),
+  );
+});
 
 test('keeps within the capacity, fetches what is below first, wastes no room that would do', () => {
   fc.assert(
