@@ -39,6 +39,8 @@ e2fsprogs|command mkfs.ext4|optional|the tests in a VM fail; hatch itself works
 btrfs-progs|command mkfs.btrfs|optional|the tests of storage on btrfs fail; hatch itself works
 xfsprogs|command mkfs.xfs|optional|"npm run bench -- storage" cannot measure xfs
 gcc|command gcc|optional|the test of struct layouts against the C compiler fails
+make|command make|optional|the tests of storage on zfs, in a VM, fail; hatch itself works
+libelf1|library libelf.so.1|optional|the tests of storage on zfs, in a VM, fail; hatch itself works
 libc6-dev|file /usr/include/stdio.h|optional|the test of struct layouts against the C compiler fails
 systemd|command systemd-analyze|optional|the test of the unit for systemd fails; hatch itself works
 apparmor|command apparmor_parser|optional|the profile of AppArmor cannot be loaded, nor tested

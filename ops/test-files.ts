@@ -3,11 +3,13 @@ import { globSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Init } from './vm/machine.ts';
 
-/** `pattern` is a regular expression on paths; all without it. */
+const repository = join(import.meta.dirname, '..');
+
+/** Those whose path, from the repository's root, matches a regular expression; sorted. */
 export function findTestFiles(pattern = ''): string[] {
   const wanted = new RegExp(pattern);
-  const files = globSync('test/**/*.test.ts', { cwd: join(import.meta.dirname, '..') });
-  return files.filter((file) => wanted.test(file)).sort();
+  const files = globSync('test/**/*.test.ts', { cwd: repository });
+  return files.filter((file) => wanted.test(file)).toSorted();
 }
 
 /** What the VM of a test file has as its PID 1. */

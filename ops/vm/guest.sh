@@ -24,6 +24,8 @@ prepare() {
   mount --bind "$PWD/.cache/vm/kernel/lib/modules" /lib/modules
   # Its control device is what would have it loaded, and udev what makes that.
   modprobe loop
+  # The command begins with the variables that say what it is to find.
+  if grep -q '^export .*HATCH_TEST_ZFS=1' /run/command; then install_zfs; fi
   ip link set lo up
   hostname hatch-vm
   ulimit -Hn 524288
@@ -74,6 +76,14 @@ TasksMax=infinity
 UNIT
   ln -s ../hatch-vm.service "$units/multi-user.target.wants/"
   exec /lib/systemd/systemd --unit=multi-user.target
+}
+
+# As Debian's packages would, but for the services.
+install_zfs() {
+  local zfs=.cache/vm/zfs
+  cp --archive "$zfs"/root/usr/. /usr
+  insmod "$zfs"/modules/spl.ko
+  insmod "$zfs"/modules/zfs.ko
 }
 
 # The character device of the virtio port of that name; there is no udev to make links.
