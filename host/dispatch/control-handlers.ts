@@ -3,12 +3,13 @@ import type { CallRecord, LogRecord } from '../base/channels.ts';
 import { HatchError } from '../base/errors.ts';
 import type { Machine } from '../function/limit-fields.ts';
 import { parseManifest, refuseBeyondMachine } from '../function/manifest.ts';
+import { refuseForeign } from '../function/owner.ts';
 import type { FunctionRegistry } from '../function/registry.ts';
 import { secretIdOf } from '../function/secret-box.ts';
 import type { SecretStore } from '../function/secret-store.ts';
 import { burstHandlers } from './burst-handlers.ts';
 import type { BurstParts } from './burst-handlers.ts';
-import type { Check, ControlAnswer, ControlScope } from './control-api.ts';
+import type { Check, ControlAnswer } from './control-api.ts';
 import type { ControlHandlers } from './control.ts';
 import { deploy } from './deploy.ts';
 import type { DeployParts } from './deploy.ts';
@@ -59,18 +60,16 @@ function functionHandlers(
   parts: ControlParts,
 ): Pick<ControlHandlers, 'deploy' | 'rm' | 'rollback' | 'alias'> {
   const { registry } = parts;
-  const refuseForeign = foreignGuard(registry);
   return {
-    deploy: async (request, scope) => {
+    deploy: async (request, { tenant: owner }) => {
       const manifest = parseManifest(request.manifest);
       const { name, tenant } = manifest;
-      if (tenant !== (scope.tenant ?? tenant)) throw forbidden(name, scope);
-      await refuseForeign(name, scope);
+      if (owner !== undefined) refuseForeign(name, [{ manifest }], owner);
       refuseBeyondMachine(manifest, parts.machine);
       await parts.secrets.require(
         manifest.secrets.map((secret) => secretIdOf({ tenant, name: secret.name })),
       );
-      const done = await deploy(parts, { ...request, manifest });
+      const done = await deploy(parts, { ...request, manifest, owner });
       const { version, previousVersion, startRecord } = done;
       const previous = previousVersion === undefined ? {} : { previousVersion };
       const layerBytes = version.layer.sizeBytes;
@@ -83,27 +82,23 @@ function functionHandlers(
         startRecord,
       };
     },
-    rm: async ({ name }, scope) => {
-      await refuseForeign(name, scope);
-      await registry.remove(name);
+    rm: async ({ name }, { tenant: owner }) => {
+      await registry.remove(name, { owner });
       return {};
     },
-    rollback: async ({ name, to }, scope) => {
-      await refuseForeign(name, scope);
-      const before = await registry.read(name);
-      const { latest } = await registry.rollback(name, to);
+    rollback: async ({ name, to }, { tenant: owner }) => {
+      const before = await registry.read(name, { owner });
+      const { latest } = await registry.rollback(name, to, { owner });
       return { from: before?.latest ?? latest, latest };
     },
-    alias: async ({ name, alias, version }, scope) => {
-      await refuseForeign(name, scope);
-      const { aliases } = await registry.setAlias(name, alias, version);
+    alias: async ({ name, alias, version }, { tenant: owner }) => {
+      const { aliases } = await registry.setAlias(name, { alias, version, owner });
       return { aliases };
     },
   };
 }
 
 function listHandlers({ registry }: ControlParts): Pick<ControlHandlers, 'ls' | 'versions'> {
-  const refuseForeign = foreignGuard(registry);
   return {
     ls: async () => {
       const states = await registry.list();
@@ -114,9 +109,11 @@ function listHandlers({ registry }: ControlParts): Pick<ControlHandlers, 'ls' | 
         }),
       };
     },
-    versions: async ({ name }, scope) => {
-      await refuseForeign(name, scope);
-      const [versions, state] = await Promise.all([registry.versions(name), registry.read(name)]);
+    versions: async ({ name }, { tenant: owner }) => {
+      const [versions, state] = await Promise.all([
+        registry.versions(name, { owner }),
+        registry.read(name),
+      ]);
       const aliases = Object.entries(state?.aliases ?? {});
       return {
         versions: versions.map(({ version, layer, images, createdAtMs }) => ({
@@ -131,24 +128,6 @@ function listHandlers({ registry }: ControlParts): Pick<ControlHandlers, 'ls' | 
       };
     },
   };
-}
-
-/** A function is of the tenant of its versions: names are there for all tenants together. */
-function foreignGuard(registry: ControlParts['registry']) {
-  return async (name: string, scope: ControlScope): Promise<void> => {
-    if (scope.tenant === undefined || (await registry.read(name)) === undefined) return;
-    const versions = await registry.versions(name);
-    const isForeign = versions.some(({ manifest }) => manifest.tenant !== scope.tenant);
-    if (isForeign) throw forbidden(name, scope);
-  };
-}
-
-function forbidden(name: string, { tenant }: ControlScope): HatchError {
-  return new HatchError(
-    'request.forbidden',
-    `Cannot do this to function "${name}" for tenant "${tenant}": it is another tenant's; ` +
-      `set "tenant": "${tenant}" in function.json, or take another name`,
-  );
 }
 
 function hostHandlers({

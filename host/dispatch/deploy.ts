@@ -5,6 +5,7 @@
 import type { StartRecord } from '../base/channels.ts';
 import { HatchError, messageOf, toHatchError } from '../base/errors.ts';
 import type { FunctionManifest } from '../function/manifest.ts';
+import type { Owned } from '../function/owner.ts';
 import type { FunctionImages, FunctionVersion } from '../function/record.ts';
 import type { FunctionRegistry } from '../function/registry.ts';
 import type { LayerBlob } from '../image/layer-tar.ts';
@@ -27,7 +28,7 @@ export interface DeployParts {
   log: DispatchLog;
 }
 
-export interface DeployRequest {
+export interface DeployRequest extends Owned {
   manifest: FunctionManifest;
   entryPath: string;
   /** Already in the object store. */
@@ -44,12 +45,16 @@ export interface Deployed {
 
 /**
  * @throws HatchError `deploy.invalid`, `deploy.conflict` when somebody else deployed meanwhile,
+ *   `request.forbidden` when the function is another tenant's,
  *   `deploy.failed` when the function does not load, `image.*` and `host.*` when the host can't
  */
-export async function deploy(parts: DeployParts, request: DeployRequest): Promise<Deployed> {
+export async function deploy(
+  parts: DeployParts,
+  { owner, ...request }: DeployRequest,
+): Promise<Deployed> {
   const { registry, functions, pool } = parts;
   const { name } = request.manifest;
-  const before = await registry.read(name);
+  const before = await registry.read(name, { owner });
   const images = await resolveImages(parts, request.manifest);
   const version = await registry.publish({ ...request, images });
   try {

@@ -14,9 +14,13 @@ import { HatchError, toHatchError } from '../base/errors.ts';
 import type { Digest } from '../image/digest.ts';
 import type { LayerBlob } from '../image/layer-tar.ts';
 import type { BundleStore } from './bundle-store.ts';
+import { collectUnused } from './collect-unused.ts';
+import type { Collected, CollectOptions } from './collect-unused.ts';
 import { LayerObjects } from './layer-objects.ts';
 import { parseManifest } from './manifest.ts';
 import type { FunctionManifest } from './manifest.ts';
+import { refuseForeign } from './owner.ts';
+import type { Owned } from './owner.ts';
 import { decodePointer, decodeVersion, encodePointer, keys } from './record.ts';
 import type { FunctionImages, FunctionState, FunctionVersion } from './record.ts';
 import { RecordStore } from './record-store.ts';
@@ -36,6 +40,8 @@ export interface WatchHandlers {
   onChange?: (change: FunctionChange) => void;
   /** The watch broke and is being set up again, or a record can't be read. */
   onError?: (error: HatchError) => void;
+  /** How often it is looked for what nothing refers to; every 10 min. by default. */
+  collect?: { everyMs?: number } & CollectOptions;
 }
 
 export interface BundleOptions {
@@ -45,20 +51,13 @@ export interface BundleOptions {
   openRepository: (name: string) => BundleStore;
 }
 
-/** How long a layer or an unfinished deploy is left alone by `collect`. */
-export interface CollectOptions {
-  layerGraceMs?: number;
-  unfinishedGraceMs?: number;
-}
-
 const withoutRepositories: BundleOptions = {
   repository: undefined,
   openRepository: (name) => {
     throw new HatchError('image.not_found', `Cannot read layers in "${name}": ask a host`);
   },
 };
-const layerGraceMs = 10 * 60_000;
-const unfinishedGraceMs = 60 * 60_000;
+const collectEveryMs = 10 * 60_000;
 const attemptsMax = 10;
 const bucketName = 'hatch_functions';
 
@@ -75,6 +74,7 @@ export class FunctionRegistry {
   #onError: (error: HatchError) => void = () => undefined;
   #view: FunctionView | undefined;
   #following: Following | undefined;
+  #collecting: NodeJS.Timeout | undefined;
 
   private constructor(records: RecordStore, uploads: LayerObjects, options: BundleOptions) {
     this.#records = records;
@@ -100,7 +100,7 @@ export class FunctionRegistry {
    * Starts to follow all changes; resolves when `get` and `resolve` know what is deployed now.
    * @throws HatchError `host.nats_unavailable`
    */
-  async watch({ onChange, onError }: WatchHandlers = {}): Promise<void> {
+  async watch({ onChange, onError, collect = {} }: WatchHandlers = {}): Promise<void> {
     if (this.#view !== undefined) throw new HatchError('internal.bug', 'Cannot watch twice');
     const view = new FunctionView(onChange ?? (() => undefined));
     this.#view = view;
@@ -118,11 +118,16 @@ export class FunctionRegistry {
       this.#view = undefined;
       throw error;
     });
+    const { everyMs = collectEveryMs, ...graces } = collect;
+    const run = (): void =>
+      void this.collect(graces).catch((error: unknown) => this.#onError(toHatchError(error)));
+    this.#collecting = setInterval(run, everyMs).unref();
   }
 
   /** Ends the watch. The connection is the caller's. */
   async close(): Promise<void> {
     this.#closing.abort();
+    clearInterval(this.#collecting);
     await this.#following?.ended;
   }
 
@@ -139,11 +144,18 @@ export class FunctionRegistry {
     return this.#watched().resolve(name, qualifier);
   }
 
-  /** From the server: `revision` is what `activate` wants, and 0 for a function that is new. */
-  async read(name: string): Promise<FunctionState | undefined> {
+  /**
+   * From the server: `revision` is what `activate` wants, and 0 for a function that is new. The
+   * owner holds for that revision: who changes it changes what was looked at, or nothing.
+   * @throws HatchError `request.forbidden`
+   */
+  async read(name: string, { owner }: Owned = {}): Promise<FunctionState | undefined> {
     const key = keys.pointer(name);
     const record = await this.#records.get(key);
-    return record === undefined ? undefined : decodePointer(key, record.json, record.revision);
+    if (record === undefined) return undefined;
+    const state = decodePointer(key, record.json, record.revision);
+    if (owner !== undefined) refuseForeign(name, await this.#versionsOf(state), owner);
+    return state;
   }
 
   /** All functions, from the server, by name. */
@@ -156,15 +168,10 @@ export class FunctionRegistry {
 
   /**
    * The versions of a function that can be called, from the server, oldest first.
-   * @throws HatchError `function.not_found`
+   * @throws HatchError `function.not_found`, `request.forbidden`
    */
-  async versions(name: string): Promise<FunctionVersion[]> {
-    const { versions } = await this.#require(name);
-    const records = await this.#records.readAll(keys.versionsOf(name));
-    return records
-      .map(({ key, json }) => decodeVersion(key, json))
-      .filter(({ version }) => versions.includes(version))
-      .sort((a, b) => Number(a.version) - Number(b.version));
+  async versions(name: string, owned: Owned = {}): Promise<FunctionVersion[]> {
+    return this.#versionsOf(await this.#require(name, owned));
   }
 
   /** Uploads a compressed layer. @throws HatchError `deploy.invalid` when the digest differs */
@@ -221,15 +228,11 @@ export class FunctionRegistry {
       throw versionNotFound(name, version);
     }
     const current = await this.read(name);
-    if ((current?.revision ?? 0) !== expectedRevision) {
-      throw new HatchError(
-        'deploy.conflict',
-        `Cannot activate version ${version} of "${name}": somebody else has changed the ` +
-          'function meanwhile; deploy again',
-      );
-    }
+    if ((current?.revision ?? 0) !== expectedRevision) throw changedMeanwhile(name, version);
     const { state, dropped } = withLatest(current, { name, version, atMs: Date.now() });
-    const next = await this.#putState(state);
+    const next = await this.#putState(state).catch((error: unknown) => {
+      throw isConflict(error) ? changedMeanwhile(name, version, error) : error;
+    });
     for (const old of dropped) await this.#records.delete(keys.version(name, old));
     if (dropped.length > 0) await this.collect();
     return next;
@@ -252,10 +255,11 @@ export class FunctionRegistry {
 
   /**
    * Makes an older version the latest: the one before, or `toVersion` (a version or an alias).
-   * @throws HatchError `function.not_found`, `version.not_found`, `deploy.conflict`
+   * @throws HatchError `function.not_found`, `version.not_found`, `deploy.conflict`,
+   *   `request.forbidden`
    */
-  async rollback(name: string, toVersion?: string): Promise<FunctionState> {
-    const state = await this.#require(name);
+  async rollback(name: string, toVersion?: string, owned: Owned = {}): Promise<FunctionState> {
+    const state = await this.#require(name, owned);
     const target = toVersion ?? versionBefore(state);
     const version = Object.hasOwn(state.aliases, target) ? state.aliases[target] : target;
     if (version === undefined || !state.versions.includes(version)) {
@@ -267,56 +271,45 @@ export class FunctionRegistry {
 
   /**
    * Points `alias` at `version`; removes the alias when `version` is undefined.
-   * @throws HatchError `request.invalid`, `function.not_found`, `version.not_found`
+   * @throws HatchError `request.invalid`, `function.not_found`, `version.not_found`,
+   *   `request.forbidden`
    */
-  async setAlias(name: string, alias: string, version: string | undefined): Promise<FunctionState> {
+  async setAlias(
+    name: string,
+    { alias, version, ...owned }: { alias: string; version: string | undefined } & Owned,
+  ): Promise<FunctionState> {
     return retryConflicts(async () =>
-      this.#putState(withAlias(await this.#require(name), alias, version)),
+      this.#putState(withAlias(await this.#require(name, owned), alias, version)),
     );
   }
 
-  /** Removes a function and its versions. @throws HatchError `function.not_found` */
-  async remove(name: string): Promise<void> {
-    const { revision } = await this.#require(name);
-    const key = keys.pointer(name);
-    await this.#records.delete(key, revision);
-    for (const version of await this.#records.readAll(keys.versionsOf(name))) {
-      await this.#records.delete(version.key);
-    }
+  /**
+   * Removes a function and its versions; one that is being deployed meanwhile is somebody else's.
+   * @throws HatchError `function.not_found`, `deploy.conflict`, `request.forbidden`
+   */
+  async remove(name: string, owned: Owned = {}): Promise<void> {
+    const { revision, versions } = await this.#require(name, owned);
+    await this.#records.delete(keys.pointer(name), revision);
+    for (const version of versions) await this.#records.delete(keys.version(name, version));
     await this.collect();
   }
 
   /**
    * Removes what nothing refers to: versions of deploys that were never finished, and layers of
    * no version. What is younger than the grace may belong to a deploy that is under way. It runs
-   * whenever versions go.
+   * whenever versions go, and now and then.
    */
-  async collect(options: CollectOptions = {}): Promise<{ versions: number; layers: number }> {
-    const records = await this.#records.readAll(keys.allVersions);
-    const versions = records.map(({ key, json }) => ({ key, ...decodeVersion(key, json) }));
-    const states = new Map((await this.list()).map((state) => [state.name, state]));
-    const now = Date.now();
-    const unfinished = versions.filter(
-      ({ name, version, createdAtMs }) =>
-        states.get(name)?.versions.includes(version) !== true &&
-        now - createdAtMs >= (options.unfinishedGraceMs ?? unfinishedGraceMs),
+  async collect(options: CollectOptions = {}): Promise<Collected> {
+    return collectUnused(
+      {
+        records: this.#records,
+        listStates: () => this.list(),
+        repositories: new Set([undefined, this.#repository]),
+        bundlesIn: (repository) => this.#bundlesIn(repository),
+        onError: this.#onError,
+      },
+      options,
     );
-    for (const { key } of unfinished) await this.#records.delete(key);
-    const kept = versions.filter((one) => !unfinished.includes(one));
-    const putUntilMs = now - (options.layerGraceMs ?? layerGraceMs);
-    let layers = 0;
-    for (const repository of new Set([undefined, this.#repository])) {
-      const inIt = kept.filter((one) => one.repository === repository);
-      const except = new Set<string>(inIt.map(({ layer }) => layer.digest));
-      try {
-        layers += await collectBundles(this.#bundlesIn(repository), { except, putUntilMs });
-      } catch (error) {
-        // What was asked for is done; a registry that is down keeps its layers until the next time.
-        if (repository === undefined) throw error;
-        this.#onError(toHatchError(error));
-      }
-    }
-    return { versions: unfinished.length, layers };
   }
 
   #bundlesIn(repository: string | undefined): BundleStore {
@@ -346,8 +339,16 @@ export class FunctionRegistry {
     return { ...state, revision };
   }
 
-  async #require(name: string): Promise<FunctionState> {
-    const state = await this.read(name);
+  async #versionsOf({ name, versions }: FunctionState): Promise<FunctionVersion[]> {
+    const records = await this.#records.readAll(keys.versionsOf(name));
+    return records
+      .map(({ key, json }) => decodeVersion(key, json))
+      .filter(({ version }) => versions.includes(version))
+      .sort((a, b) => Number(a.version) - Number(b.version));
+  }
+
+  async #require(name: string, owned: Owned): Promise<FunctionState> {
+    const state = await this.read(name, owned);
     if (state === undefined) throw functionNotFound(name);
     return state;
   }
@@ -358,16 +359,17 @@ export class FunctionRegistry {
   }
 }
 
-async function collectBundles(
-  bundles: BundleStore,
-  { except, putUntilMs }: { except: ReadonlySet<string>; putUntilMs: number },
-): Promise<number> {
-  const unused = await bundles.list({ except });
-  let deleted = 0;
-  for (const { digest, usedAtMs } of unused)
-    // What somebody has put since the list was made is about to be referred to.
-    if (usedAtMs <= putUntilMs && (await bundles.delete(digest, { putUntilMs }))) deleted++;
-  return deleted;
+function changedMeanwhile(name: string, version: string, cause?: unknown): HatchError {
+  return new HatchError(
+    'deploy.conflict',
+    `Cannot activate version ${version} of "${name}": somebody else has changed the function ` +
+      'meanwhile; deploy again',
+    { cause },
+  );
+}
+
+function isConflict(error: unknown): boolean {
+  return error instanceof HatchError && error.code === 'deploy.conflict';
 }
 
 async function retryConflicts<Result>(action: () => Promise<Result>): Promise<Result> {
@@ -375,8 +377,7 @@ async function retryConflicts<Result>(action: () => Promise<Result>): Promise<Re
     try {
       return await action();
     } catch (error) {
-      const isConflict = error instanceof HatchError && error.code === 'deploy.conflict';
-      if (!isConflict || attempt >= attemptsMax) throw error;
+      if (!isConflict(error) || attempt >= attemptsMax) throw error;
     }
   }
 }

@@ -7,7 +7,7 @@ import { test } from 'node:test';
 import { HatchError } from '../../host/base/errors.ts';
 import { diskOf } from '../../host/cgroup/disk.ts';
 import { hostForFile } from '../support/file-host.ts';
-import type { InlineFunction } from '../support/host.ts';
+import type { InlineFunction } from '../support/upload-function.ts';
 
 const getHost = hostForFile();
 const MiB = 2 ** 20;

@@ -7,8 +7,9 @@ import type { HostConfig } from '../../host/config.ts';
 import { landlockAbi } from '../../host/sys/kernel-features.ts';
 import { portRulesAbi } from '../../host/sys/landlock.ts';
 import { processesOf } from '../support/containers.ts';
-import { startHost, type InlineFunction, type TestHost } from '../support/host.ts';
+import { startHost, type TestHost } from '../support/host.ts';
 import { assertNetworkUntouched, outside, TestNetwork } from '../support/test-network.ts';
+import type { InlineFunction } from '../support/upload-function.ts';
 
 const families = [4, 6] as const;
 const gateway = { 4: '10.10.0.1', 6: 'fd68:6174:6368::1' } as const;

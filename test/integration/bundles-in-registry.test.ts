@@ -2,9 +2,10 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { startHost } from '../support/host.ts';
-import type { InlineFunction, TestHost } from '../support/host.ts';
+import type { TestHost } from '../support/host.ts';
 import { nameHost } from '../support/named-host.ts';
 import { RegistryServer } from '../support/registry-server.ts';
+import type { InlineFunction } from '../support/upload-function.ts';
 
 let registry: RegistryServer;
 let named: Awaited<ReturnType<typeof nameHost>>;

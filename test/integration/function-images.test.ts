@@ -14,9 +14,10 @@ import { RegistryClient } from '../../host/image/registry/registry-client.ts';
 import { parseRemoteName } from '../../host/image/registry/remote-name.ts';
 import { file, makeLayout } from '../support/image-layout.ts';
 import { startHost } from '../support/host.ts';
-import type { InlineFunction, TestHost } from '../support/host.ts';
+import type { TestHost } from '../support/host.ts';
 import { nameHost } from '../support/named-host.ts';
 import { RegistryServer } from '../support/registry-server.ts';
+import type { InlineFunction } from '../support/upload-function.ts';
 
 let directory: string;
 let registry: RegistryServer;

@@ -138,7 +138,7 @@ test('rollback goes back step by step, or to a version or alias', async (context
   assert.equal((await registry.rollback('hello')).latest, '2');
   assert.equal((await registry.rollback('hello')).latest, '1');
   await assert.rejects(registry.rollback('hello'), { code: 'version.not_found' });
-  await registry.setAlias('hello', 'stable', '2');
+  await registry.setAlias('hello', { alias: 'stable', version: '2' });
   assert.equal((await registry.rollback('hello', 'stable')).latest, '2');
   assert.equal((await registry.rollback('hello', '3')).latest, '3');
   await assert.rejects(registry.rollback('hello', '4'), { code: 'version.not_found' });
@@ -159,13 +159,15 @@ test('an alias can be set, moved and removed', async (context) => {
     await settled(host);
     return host.resolve('hello', 'live').version;
   };
-  await registry.setAlias('hello', 'live', '1');
+  await registry.setAlias('hello', { alias: 'live', version: '1' });
   assert.equal(await reached(), '1');
-  await registry.setAlias('hello', 'live', '2');
+  await registry.setAlias('hello', { alias: 'live', version: '2' });
   assert.equal(await reached(), '2');
-  await registry.setAlias('hello', 'live', undefined);
+  await registry.setAlias('hello', { alias: 'live', version: undefined });
   await assert.rejects(reached(), { code: 'version.not_found' });
-  await assert.rejects(registry.setAlias('hello', 'live', '7'), { code: 'version.not_found' });
+  await assert.rejects(registry.setAlias('hello', { alias: 'live', version: '7' }), {
+    code: 'version.not_found',
+  });
   assert.throws(() => host.resolve('hello', 'constructor'), { code: 'version.not_found' });
 });
 
@@ -186,6 +188,33 @@ test('a removed function is gone, and comes again with a new number', async (con
   assert.equal((await deploy('hello')).latest, '3');
   await settled(host);
   assert.equal(host.resolve('hello').version, '3');
+});
+
+test('who speaks for a tenant neither reads nor changes what is another', async () => {
+  await deploy('hello');
+  await deploy('hello');
+  const before = await registry.read('hello', { owner: 'default' });
+  assert.equal(before?.latest, '2');
+  const owner = 'acme';
+  const attempts = [
+    () => registry.read('hello', { owner }),
+    () => registry.versions('hello', { owner }),
+    () => registry.rollback('hello', undefined, { owner }),
+    () => registry.setAlias('hello', { alias: 'mine', version: '1', owner }),
+    () => registry.remove('hello', { owner }),
+  ];
+  for (const attempt of attempts) await assert.rejects(attempt(), { code: 'request.forbidden' });
+  assert.deepEqual(await registry.read('hello'), before);
+  assert.equal(await registry.read('nobody', { owner }), undefined);
+});
+
+test('a removal leaves a version alone that is being deployed meanwhile', async () => {
+  await deploy('hello');
+  const next = await publish('hello');
+  await registry.remove('hello');
+  const state = await registry.activate('hello', next.version, 0);
+  assert.deepEqual(state.versions, [next.version]);
+  assert.deepEqual(await registry.versions('hello'), [next]);
 });
 
 test('list and versions tell what can be called', async () => {

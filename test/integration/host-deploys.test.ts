@@ -4,7 +4,7 @@ import { suite, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { HatchError } from '../../host/base/errors.ts';
 import { hostForFile } from '../support/file-host.ts';
-import type { InlineFunction } from '../support/host.ts';
+import type { InlineFunction } from '../support/upload-function.ts';
 
 const host = hostForFile();
 

@@ -8,8 +8,9 @@ import { text } from 'node:stream/consumers';
 import { after, before, test } from 'node:test';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { natsServerPid, waitFor, zygotePid } from '../support/host-processes.ts';
-import { startHost, type InlineFunction, type TestHost } from '../support/host.ts';
+import { startHost, type TestHost } from '../support/host.ts';
 import { memoryHolds } from '../support/process-memory.ts';
+import type { InlineFunction } from '../support/upload-function.ts';
 
 let host: TestHost;
 before(async () => {

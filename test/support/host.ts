@@ -12,10 +12,9 @@ import assert from 'node:assert/strict';
 import { spawn, type ChildProcess } from 'node:child_process';
 import { randomBytes, randomInt } from 'node:crypto';
 import { once } from 'node:events';
-import { createReadStream } from 'node:fs';
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { dirname, join, resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import { afterEach } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { headers as makeHeaders, type NatsConnection } from '@nats-io/nats-core';
@@ -27,11 +26,9 @@ import type { HostConfig } from '../../host/config.ts';
 import type { ControlReply } from '../../host/dispatch/control-api.ts';
 import { ControlClient, errorIn } from '../../host/dispatch/control-client.ts';
 import { connectNats, type NatsAccess } from '../../host/dispatch/nats-access.ts';
-import { bundleFunction } from '../../host/function/bundle.ts';
-import { parseManifest, readManifest } from '../../host/function/manifest.ts';
-import { FunctionRegistry } from '../../host/function/registry.ts';
 import { seedLayers } from './seeded-layers.ts';
 import { slowness } from './slowness.ts';
+import { uploadFunction, type InlineFunction } from './upload-function.ts';
 
 export interface StartHostOptions {
   /** Keys of `hatch.json`; by default an embedded NATS, a fresh state directory, 2 parked. */
@@ -42,14 +39,6 @@ export interface StartHostOptions {
   environment?: Record<string, string>;
   /** How the test gets into a server of its own; by default like the host, with its token. */
   access?: NatsAccess;
-}
-
-/** A function whose files the test brings itself. */
-export interface InlineFunction {
-  manifest: { name: string } & Record<string, unknown>;
-  'handler.ts': string;
-  /** Further files by name; list them in the manifest's `files` to ship them. */
-  extraFiles?: Record<string, string | Uint8Array>;
 }
 
 export interface CallOptions {
@@ -212,29 +201,7 @@ export class TestHost {
     fn: string | InlineFunction,
     changes: Record<string, unknown> = {},
   ): Promise<ControlReply<'deploy'>> {
-    const directory = await mkdtemp(join(tmpdir(), 'hatch-bundle-'));
-    try {
-      const source = typeof fn === 'string' ? resolve(repository, fn) : join(directory, 'source');
-      if (typeof fn !== 'string') await writeFunction(source, fn);
-      const manifest = parseManifest({ ...(await readManifest(source)), ...changes });
-      const output = join(directory, 'output');
-      await mkdir(output);
-      const bundle = await bundleFunction({
-        directory: source,
-        manifest,
-        outputDirectory: output,
-      });
-      const registry = await FunctionRegistry.open(this.connection);
-      try {
-        await registry.putLayer(createReadStream(bundle.layerFile), bundle.layer.digest);
-      } finally {
-        await registry.close();
-      }
-      const { entryPath, layer } = bundle;
-      return await this.client.ask('deploy', { manifest, entryPath, layer });
-    } finally {
-      await rm(directory, { recursive: true });
-    }
+    return this.client.ask('deploy', await uploadFunction(this.connection, fn, changes));
   }
 
   /** A payload that is no bytes is sent as JSON. Resolves with errors of the host, too. */
@@ -378,19 +345,6 @@ function hostEnvironment(): NodeJS.ProcessEnv {
     ([name]) => !/^(HATCH_|OTEL_|NODE_TEST_|NODE_OPTIONS$)/.test(name),
   );
   return Object.fromEntries(kept);
-}
-
-async function writeFunction(directory: string, fn: InlineFunction): Promise<void> {
-  const files = {
-    'function.json': JSON.stringify({ entry: 'handler.ts', ...fn.manifest }),
-    'handler.ts': fn['handler.ts'],
-    ...fn.extraFiles,
-  };
-  for (const [name, content] of Object.entries(files)) {
-    const path = join(directory, name);
-    await mkdir(dirname(path), { recursive: true });
-    await writeFile(path, content, { mode: 0o755 });
-  }
 }
 
 function bytesOf(payload: unknown): Uint8Array {
