@@ -2,7 +2,6 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { closeSync, existsSync, openSync, readFileSync } from 'node:fs';
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { RunResult } from '../functions/probe/handler.ts';
 import { isAlive } from '../support/containers.ts';
 import { waitFor } from '../support/host-processes.ts';
@@ -78,11 +77,10 @@ export const reachChecks: readonly Check[] = [
       const own = await probe.ask<number>({ do: 'start', command: child });
       for (const signal of ['SIGSTOP', 'SIGKILL', 'SIGCHLD', 'SIGCONT'])
         assert.ok(await probe.ask({ do: 'kill', pid: 1, signal }), signal);
-      await sleep(50);
-      assert.notEqual(stateOf(probe.initPid), 'T');
       await probe.ask({ do: 'kill', pid: own, signal: 'SIGSTOP' });
-      const status = await probe.ask<string>({ do: 'read', path: `/proc/${own}/status` });
-      assert.match(status, /^State:\tT/m);
+      const ownStatus = () => probe.ask<string>({ do: 'read', path: `/proc/${own}/status` });
+      await waitFor('its child has stopped', async () => /^State:\tT/m.test(await ownStatus()));
+      assert.notEqual(stateOf(probe.initPid), 'T');
       // Limits and priority of a process of the same user are anybody's.
       assert.ok(Number(await probe.run('squeeze', '1')) > 0);
       assert.equal(await probe.ask({ do: 'count' }), 1);
