@@ -18,7 +18,6 @@ const calls = {
   open_tree: 'mounts: clone',
   mount_setattr: 'mounts: what they allow',
   move_mount: 'mounts: attach',
-  mknodat: 'mounts: the devices of /dev',
   pivot_root: 'root: enter',
   umount2: 'root: leave the old one',
   keyctl: 'rights: a keyring of its own',
@@ -30,7 +29,13 @@ const calls = {
 
 const allBits = 0xffff_ffff_ffff_ffffn;
 
+// <linux/stat.h>
+const fileTypeMask = 0o170_000n;
+const characterDevice = 0o020_000n;
+const marked = is(5, setupMark, allBits);
+
 /** None of it may be in a profile. */
-export const setupRules: readonly ArgumentRule[] = Object.entries(calls).map(([call, reason]) =>
-  rule(call, reason, is(5, setupMark, allBits)),
-);
+export const setupRules: readonly ArgumentRule[] = [
+  ...Object.entries(calls).map(([call, reason]) => rule(call, reason, marked)),
+  rule('mknodat', 'mounts: the devices of /dev', is(2, characterDevice, fileTypeMask), marked),
+];
