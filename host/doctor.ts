@@ -9,6 +9,7 @@ import type { OptionalLimits } from './cgroup/cgroup.ts';
 import type { Check } from './dispatch/control-api.ts';
 import { checkKernel } from './dispatch/kernel-checks.ts';
 import type { Engine } from './engine.ts';
+import type { Pool } from './pool/pool.ts';
 import type { Zygotes } from './zygote/zygotes.ts';
 import type { StorageName } from './storage/storage-driver.ts';
 import type { StorageDrivers } from './storage/storage-drivers.ts';
@@ -46,6 +47,7 @@ export function examineHost(engine: Engine, copyUps: readonly FunctionCopyUps[])
     ok('network', network.description ?? 'loopback only, as no function has egress'),
     ok('base image', `${baseImage.reference}, ${baseImage.layers.length} layers`),
     ok('layer cache', `${usedBytes} of ${capacityBytes} bytes`),
+    memory(pool),
     ok('parked containers', String(pool.stats().parked)),
     copyUpTiming(engine.copyUpProbe),
     ...copyUpChecks(copyUps),
@@ -94,6 +96,11 @@ export function limits({ cpuBurst, memoryHigh, io, ioBuffered }: OptionalLimits)
     status: 'warn',
     detail: `cpu, memory and pids, but not ${missing.join(', ')}`,
   };
+}
+
+function memory({ memoryBytes, memoryBytesMax }: Pool): Check {
+  const budget = `${formatBytes(memoryBytesMax)} (memoryBudgetMb)`;
+  return ok('memory', `containers take ${formatBytes(memoryBytes)} of ${budget}`);
 }
 
 /** Functions go first in any case: their score is theirs to raise. */

@@ -3,6 +3,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { release } from 'node:os';
 import { messageOf } from '../base/errors.ts';
 import { examineCgroups } from '../cgroup/offer.ts';
+import { readPressure } from '../cgroup/pressure.ts';
 import { hasClone3, hasPidfd } from '../sys/kernel-features.ts';
 import { knowsMountOption } from '../sys/mount.ts';
 import { seccompApiLevel } from '../sys/seccomp.ts';
@@ -47,8 +48,12 @@ function cgroups(): Check {
 
 function pressure(): Check {
   const kinds = ['cpu', 'io', 'memory'].filter((kind) => read(`/proc/pressure/${kind}`) !== '');
-  if (kinds.length > 0) return check('pressure', 'ok', `PSI of ${kinds.join(', ')}`);
-  return check('pressure', 'warn', 'no PSI: boot with psi=1, where the kernel has it');
+  if (kinds.length === 0)
+    return check('pressure', 'warn', 'no PSI: boot with psi=1, where the kernel has it');
+  const { cpuSome, memorySome, memoryBytes, availableBytes } = readPressure();
+  const waits = `tasks wait ${cpuSome} % of the time for CPU, ${memorySome} % for memory`;
+  const available = `${Math.round((availableBytes / memoryBytes) * 100)} % of memory available`;
+  return check('pressure', 'ok', `PSI of ${kinds.join(', ')}: ${waits}; ${available}`);
 }
 
 function namespaces(): Check {
@@ -98,7 +103,11 @@ function seccomp(): Check {
 function securityModules(): Check {
   const modules = read('/sys/kernel/security/lsm').trim();
   if (modules !== '') return check('lsm', 'ok', modules.replaceAll(',', ' '));
-  return check('lsm', 'warn', 'unknown: securityfs is not mounted on /sys/kernel/security');
+  return check(
+    'lsm',
+    'warn',
+    'unknown: mount -t securityfs securityfs /sys/kernel/security shows them',
+  );
 }
 
 function btf(): Check {
