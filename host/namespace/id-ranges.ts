@@ -8,6 +8,7 @@ import { closeSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { HatchError } from '../base/errors.ts';
 import { ReadyStock } from '../base/ready-stock.ts';
+import { isErrno } from '../sys/errors.ts';
 import {
   attachMount,
   cloneMount,
@@ -45,6 +46,7 @@ export class IdRanges {
   readonly #free: IdRange[] = [];
   readonly #stock: ReadyStock<IdRange>;
   #made = 0;
+  #failure: unknown;
 
   constructor(options: IdRangesOptions) {
     this.#options = options;
@@ -52,6 +54,7 @@ export class IdRanges {
       count: options.readyCount,
       make: () => this.#make(),
       discard: giveUp,
+      onError: (error) => (this.#failure = error),
     });
   }
 
@@ -60,9 +63,10 @@ export class IdRanges {
     return this.#options.layersDirectory;
   }
 
-  /** Resolves when the new ones are ready. */
-  fill(): Promise<void> {
-    return this.#stock.fill();
+  /** Resolves when the new ones are ready. Rejects when not even one could be made. */
+  async fill(): Promise<void> {
+    await this.#stock.fill();
+    if (this.#made === 0 && this.#failure !== undefined) throw this.#failure;
   }
 
   /** The most recently released range, else a new one. Throws `host.busy` at the limit. */
@@ -101,7 +105,7 @@ export class IdRanges {
     try {
       const mountFd = cloneMount({ path: this.#options.layersDirectory, recursive: false });
       try {
-        setMountAttributes(mountFd, { attributes: mountAttribute.readOnly, userNamespaceFd });
+        mapIds(mountFd, userNamespaceFd, this.#options.layersDirectory);
         // Attached, since overlayfs refuses a directory below a detached idmapped mount.
         attachMount(mountFd, layersDirectory);
       } finally {
@@ -112,6 +116,20 @@ export class IdRanges {
       throw error;
     }
     return { index, firstHostId, userNamespaceFd, layersDirectory };
+  }
+}
+
+function mapIds(mountFd: number, userNamespaceFd: number, directory: string): void {
+  try {
+    setMountAttributes(mountFd, { attributes: mountAttribute.readOnly, userNamespaceFd });
+  } catch (cause) {
+    if (!isErrno(cause, 'EINVAL')) throw cause;
+    throw new HatchError(
+      'host.unsupported',
+      `Cannot map user ids on "${directory}": its file system takes no idmapped mounts, as ` +
+        'overlayfs does not; put the state directory on ext4, xfs or btrfs',
+      { cause },
+    );
   }
 }
 

@@ -54,6 +54,22 @@ test('those made ahead are bounded, and given up with the others', async () => {
   assert.equal(mountCount(), 0);
 });
 
+test('a file system that takes no idmapped mounts is told by name, at the start', async () => {
+  const ranges = new IdRanges({
+    firstHostId,
+    rangesMax: 10,
+    readyCount: 3,
+    // Of sysfs.
+    layersDirectory: '/sys/kernel',
+    mountDirectory: join(place, 'mounts'),
+  });
+  const refused = { code: 'host.unsupported', message: /on "\/sys\/kernel": its file system/ };
+  await assert.rejects(ranges.fill(), refused);
+  assert.throws(() => ranges.acquire(), refused);
+  await ranges.close();
+  assert.equal(mountCount(), 0);
+});
+
 test('at the limit there is no other, made ahead or not', async () => {
   const ranges = open({ rangesMax: 2, readyCount: 3 });
   await ranges.fill();
