@@ -9,7 +9,8 @@ import { after, before, test, type TestContext } from 'node:test';
 import { detectCgroupLayout } from '../../host/cgroup/cgroup.ts';
 import { diskOf } from '../../host/cgroup/disk.ts';
 import { DiskImage } from '../support/disk-image.ts';
-import { startHost, type InlineFunction, type TestHost } from '../support/host.ts';
+import { startHost, type TestHost } from '../support/host.ts';
+import type { InlineFunction } from '../support/upload-function.ts';
 
 const MiB = 2 ** 20;
 const limitMiBPerSecond = 4;
