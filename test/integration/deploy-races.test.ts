@@ -105,7 +105,7 @@ function ownedBy(tenant: Tenant, name: string): InlineFunction {
   return {
     manifest: { name, tenant, secrets: ['KEY'] },
     'handler.ts': `import { readFileSync } from 'node:fs';
-      export const owner = '${tenant} ${name}';
+      // ${tenant} ${name}
       export const handler = () => readFileSync('/run/secrets/KEY', 'utf8');`,
   };
 }
