@@ -40,6 +40,8 @@ export interface LocalFunctionsOptions {
 
 const retryMsDefault = 1000;
 const retryMsMax = 30_000;
+const oldGoesOn = 'Cannot make a new version ready: the old one goes on';
+const noneHere = 'Cannot load the first version here: calls of it fail until a later try';
 
 interface Loaded {
   fn: PoolFunction;
@@ -160,7 +162,7 @@ export class LocalFunctions {
         return;
       } catch (error) {
         const facts = { function: name, version: state?.latest, error: messageOf(error) };
-        this.#options.log.warn(facts, 'Cannot make a new version ready: the old one goes on');
+        this.#options.log.warn(facts, this.#current.has(name) ? oldGoesOn : noneHere);
       }
       await sleep(Math.min(waitMs, retryMsMax), undefined, { signal }).catch(() => undefined);
     }

@@ -57,8 +57,9 @@ export class RegistryServer implements AsyncDisposable {
     return new RegistryServer(host, directory, await serve(directory, host));
   }
 
-  /** After `stop`: the same registry again. */
+  /** The same registry again, with what it has. */
   async restart(): Promise<void> {
+    await this.stop();
     this.#child = await serve(this.directory, this.host);
   }
 
