@@ -8,6 +8,8 @@ import { slowness } from '../support/slowness.ts';
 const getHost = hostForFile({ config: { parked: 4 } });
 const instanceCount = Math.ceil(1000 / slowness);
 const callers = 8;
+/** By then the last of many has been started beside the first. */
+const togetherMs = 8000 * slowness;
 
 test(`1 of ${instanceCount} instances no two share an id, a random number or a key`, async () => {
   const host = getHost();
@@ -42,7 +44,7 @@ test('1 instances that live at the same time share no namespace', async () => {
       import { setTimeout as sleep } from 'node:timers/promises';
       const kinds = ['cgroup', 'ipc', 'mnt', 'net', 'pid', 'user', 'uts'];
       export const handler = async () => {
-        await sleep(${2000 * slowness});
+        await sleep(${togetherMs});
         return kinds.map((kind) => readlinkSync('/proc/self/ns/' + kind));
       };`,
   });

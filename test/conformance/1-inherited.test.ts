@@ -1,6 +1,6 @@
 /** What fork hands down from the zygote is renewed or gone before a function runs. */
 import assert from 'node:assert/strict';
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { constants, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { test } from 'node:test';
 import { isErrno } from '../../host/sys/errors.ts';
 import type { RunResult } from '../functions/probe/handler.ts';
@@ -8,6 +8,8 @@ import { processesOf, startProbe } from '../support/containers.ts';
 import { hostForFile } from '../support/file-host.ts';
 
 const getHost = hostForFile();
+/** O_ACCMODE of <fcntl.h>. */
+const accessModes = 0o3;
 
 test('1 no open descriptor leads out of an instance or into another', async () => {
   const host = getHost();
@@ -26,14 +28,12 @@ test('1 no open descriptor leads out of an instance or into another', async () =
   for (const [index, own] of ids.entries()) {
     assert.ok(own.length >= 4, own.join(' '));
     // The host holds the other ends: of the sockets, which have inodes of their own, and of the
-    // output's pipe, which has not.
+    // pipes for output and answers, which have not.
     const shared = own.filter((id) =>
       [...others, ...ids.filter((_ids, other) => other !== index)].flat().includes(id),
     );
-    assert.deepEqual(
-      shared.filter((id) => id !== outputOf(probes[index]?.functionPid ?? 0)),
-      [],
-    );
+    const { functionPid = 0 } = probes[index] ?? {};
+    assert.deepEqual(new Set(shared), new Set(pipesBetween({ from: functionPid, to: host.pid })));
   }
 });
 
@@ -78,8 +78,23 @@ function identifiable(family: Things[]): string[] {
   return all.filter((thing) => /^(pipe|socket):|eventfd\]\d/.test(thing));
 }
 
-function outputOf(pid: number): string {
-  return readlinkSync(`/proc/${pid}/fd/1`);
+/** Which one process can only write to, and the other only read: output and answers. */
+function pipesBetween({ from, to }: { from: number; to: number }): string[] {
+  const read = pipesOpen(to, constants.O_RDONLY);
+  const pipes = new Set(pipesOpen(from, constants.O_WRONLY).filter((id) => read.includes(id)));
+  assert.equal(pipes.size, 2);
+  return [...pipes];
+}
+
+function pipesOpen(pid: number, mode: number): string[] {
+  const isOpenSo = (fd: string): boolean => {
+    const info = readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'utf8');
+    const flags = Number.parseInt(/^flags:\s*([0-7]+)/m.exec(info)?.[1] ?? '', 8);
+    return (flags & accessModes) === mode;
+  };
+  return [...openThings(pid)]
+    .filter(([fd, thing]) => thing.startsWith('pipe:') && isOpenSo(fd))
+    .map(([, thing]) => thing);
 }
 
 function zygoteOf(hostPid: number): number {

@@ -96,8 +96,9 @@ export const zygoteChecks: readonly Check[] = [
     what: "no memory of the host's is in an instance: its environment, its token",
     async run({ start, host, secret }) {
       const other = await startTold(start);
-      // One that no test has told the words.
-      const probe = await start();
+      // One that no test has told the words. Who reads memory that was never touched makes the
+      // kernel provide it, and its owner pay for it.
+      const probe = await start({ memoryMb: searchedMb });
       const ofHost = wordsOfHost({ host, secret });
       const words = [...ofHost, other.word];
       for (const pid of [probe.functionPid, probe.initPid])
@@ -191,9 +192,12 @@ export const zygoteChecks: readonly Check[] = [
 ];
 
 /** An instance with a word of its own in environment and memory, from the call's payload. */
+/** All that both processes of a container have mapped fits in. */
+const searchedMb = 1024;
+
 async function startTold(start: Subject['start']): Promise<{ probe: Probe; word: string }> {
   const word = `hatch-told-${randomUUID()}`;
-  const probe = await start({ env: { TOLD: word } });
+  const probe = await start({ env: { TOLD: word }, memoryMb: searchedMb });
   await probe.evaluate((told) => Object.hasOwn(Object.assign(globalThis, { told }), 'told'), word);
   return { probe, word };
 }

@@ -10,9 +10,18 @@ const hostile = `
 import { closeSync, readdirSync, readlinkSync, writeSync } from 'node:fs';
 import { spawn } from 'node:child_process';
 
-const sockets = () => readdirSync('/proc/self/fd').map(Number).filter((fd) => {
-  try { return readlinkSync('/proc/self/fd/' + fd).startsWith('socket:'); } catch { return false; }
-});
+// What leads out of the process: a socket to hear by, and the pipe that answers go by.
+const channel = () => {
+  const fds = readdirSync('/proc/self/fd').map(Number).filter((fd) => fd > 2);
+  const links = new Map(fds.map((fd) => {
+    try { return [fd, readlinkSync('/proc/self/fd/' + fd)]; } catch { return [fd, '']; }
+  }));
+  // Of a pipe of our own both ends are here.
+  const isAlone = (link: string) => [...links.values()].filter((one) => one === link).length === 1;
+  return [...links].filter(([, link]) => /^(socket|pipe):/.test(link) && isAlone(link));
+};
+const ends = () => channel().map(([fd]) => fd);
+const answers = () => channel().filter(([, link]) => link.startsWith('pipe:')).map(([fd]) => fd);
 function frame(type: number, body: string | Buffer, callId = 0, length?: number): Buffer {
   const bytes = Buffer.from(body as string);
   const head = Buffer.alloc(9);
@@ -21,7 +30,7 @@ function frame(type: number, body: string | Buffer, callId = 0, length?: number)
   head.writeUInt32LE(callId, 5);
   return Buffer.concat([head, bytes]);
 }
-const send = (bytes: Buffer) => { for (const fd of sockets()) writeAll(fd, bytes); };
+const send = (bytes: Buffer) => { for (const fd of answers()) writeAll(fd, bytes); };
 function writeAll(fd: number, bytes: Buffer) {
   for (let sent = 0; sent < bytes.length; ) {
     try { sent += writeSync(fd, bytes, sent); }
@@ -57,8 +66,8 @@ const deeds: Record<string, (event: any) => unknown> = {
     return forever();
   },
   half: () => { send(frame(19, Buffer.alloc(50_000_000), 4711, 70_000_000)); return forever(); },
-  close: () => { for (const fd of sockets()) closeSync(fd); return forever(); },
-  closeAndBlock: () => { for (const fd of sockets()) closeSync(fd); for (;;); },
+  close: () => { for (const fd of ends()) closeSync(fd); return forever(); },
+  closeAndBlock: () => { for (const fd of ends()) closeSync(fd); for (;;); },
   hugeLog: () => { send(frame(21, Buffer.alloc(40_000_000, 0x61))); return forever(); },
   flood: () => {
     const line = frame(21, '\\x01' + 'f'.repeat(60) + '\\n', 1);
