@@ -117,11 +117,11 @@ const shape = {
     .default('/var/lib/hatchery')
     .describe('Layers, writable roots and the embedded NATS server; one host each'),
   storage: z
-    .enum(['overlay', 'btrfs'])
+    .enum(['overlay', 'btrfs', 'zfs'])
     .optional()
     .describe(
-      'Storage driver of functions that name none; by default btrfs where stateDirectory is on ' +
-        'btrfs, else overlay',
+      'Storage driver of functions that name none; by default btrfs or zfs where stateDirectory ' +
+        'is on that, else overlay',
     ),
   secretsKeyFile: z
     .string()

@@ -57,7 +57,7 @@ export function examineHost(engine: Engine, copyUps: readonly FunctionCopyUps[])
 const storageMeanings: Record<StorageName, string> = {
   overlay: 'overlay on idmapped layers, upper in memory',
   btrfs: 'btrfs snapshots, limited by a quota',
-  zfs: 'zfs clones',
+  zfs: 'zfs clones, limited by a quota',
 };
 
 /** A function that names a driver which is not among them is refused when it is deployed. */

@@ -173,8 +173,8 @@ const manifestSchema = z.strictObject({
     .enum(['overlay', 'btrfs', 'zfs'])
     .optional()
     .describe(
-      'Storage driver: overlay writes to memory and copies files up, btrfs to disk, and blocks ' +
-        "only; by default the host's choice",
+      'Storage driver: overlay writes to memory and copies files up, btrfs and zfs to disk, and ' +
+        "blocks only; by default the host's choice",
     ),
   network: z
     .union([
@@ -266,7 +266,6 @@ function unusable({ network, seccomp }: FunctionManifest): ManifestProblem[] {
 
 function unsupported(manifest: FunctionManifest): ManifestProblem[] {
   const found: [path: string, wanted: string | undefined][] = [
-    ['storage', manifest.storage === 'zfs' ? 'driver "zfs"' : undefined],
     ['triggers', manifest.triggers.length === 0 ? undefined : 'a list that is not empty'],
   ];
   return found.flatMap(([path, wanted]) =>

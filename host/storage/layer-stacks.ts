@@ -1,49 +1,44 @@
 /**
- * Layers joined ahead, as read-only btrfs subvolumes: each is a snapshot of the stack without its
- * uppermost layer, with that layer applied. So what functions have in common at the bottom, as
- * their base image, is there once. Files are clones of the layer store's.
+ * Layers joined ahead: each stack is a copy of the one without its uppermost layer, with that layer
+ * applied. So what functions have in common at the bottom, as their base image, is there once.
+ * Files are clones of the layer store's where the file system can.
  */
-import { chmodSync, closeSync, constants, openSync } from 'node:fs';
-import { join } from 'node:path';
-import {
-  createSubvolume,
-  destroySubvolume,
-  makeSubvolumeReadOnly,
-  snapshotInBackground,
-} from '../sys/btrfs.ts';
+import { chmodSync } from 'node:fs';
 import { applyLayer } from './apply-layer.ts';
 
-export interface LayerStack {
-  /** Of the subvolume; open until the stack is released. */
-  readonly fd: number;
+/** What a file system has to offer for it. */
+export interface StackMaker<Stack extends { path: string }> {
+  /** An empty one, or a writable copy of a sealed one, which shares all blocks with that. */
+  makeStack(below: Stack | undefined): Promise<Stack>;
+  /** It is complete: nobody writes to `path` any more. */
+  sealStack(stack: Stack): Promise<void>;
+  /** After all copies, sealed or not. */
+  destroyStack(stack: Stack): Promise<void>;
+}
+
+export interface LayerStack<Stack> {
+  readonly stack: Stack;
   /** Call it once. */
   release(): void;
 }
 
-interface Entry {
-  name: string;
+interface Entry<Stack> {
   uses: number;
-  stack: Promise<{ fd: number; below: LayerStack | undefined }>;
+  made: Promise<{ stack: Stack; below: LayerStack<Stack> | undefined }>;
 }
 
-export class LayerStacks {
-  readonly #path: string;
-  readonly #directoryFd: number;
-  readonly #namePrefix: string;
+export class LayerStacks<Stack extends { path: string }> {
+  readonly #maker: StackMaker<Stack>;
   /** By all layers of the stack, bottom first. */
-  readonly #entries = new Map<string, Entry>();
+  readonly #entries = new Map<string, Entry<Stack>>();
   readonly #removals = new Set<Promise<void>>();
-  #sequence = 0;
 
-  /** `path` is a directory on btrfs; names of `namePrefix` in it are ours. */
-  constructor(options: { path: string; namePrefix: string }) {
-    this.#path = options.path;
-    this.#namePrefix = options.namePrefix;
-    this.#directoryFd = openSync(options.path, constants.O_DIRECTORY);
+  constructor(maker: StackMaker<Stack>) {
+    this.#maker = maker;
   }
 
   /** Makes what is missing; at the same time once. Bottom first; at least one. */
-  async acquire(layers: readonly string[]): Promise<LayerStack> {
+  async acquire(layers: readonly string[]): Promise<LayerStack<Stack>> {
     const key = layers.join('\0');
     const entry = this.#entries.get(key) ?? this.#add(key, layers);
     entry.uses++;
@@ -53,8 +48,8 @@ export class LayerStacks {
       released = true;
     };
     try {
-      const { fd } = await entry.stack;
-      return { fd, release };
+      const { stack } = await entry.made;
+      return { stack, release };
     } catch (error) {
       release();
       throw error;
@@ -64,49 +59,36 @@ export class LayerStacks {
   /** All are released by now; resolves when none is left on the disk. */
   async close(): Promise<void> {
     while (this.#removals.size > 0) await Promise.all(this.#removals);
-    closeSync(this.#directoryFd);
   }
 
-  #add(key: string, layers: readonly string[]): Entry {
-    const name = `${this.#namePrefix}${this.#sequence++}`;
-    const entry = { name, uses: 0, stack: this.#make(name, layers) };
+  #add(key: string, layers: readonly string[]): Entry<Stack> {
+    const entry = { uses: 0, made: this.#make(layers) };
     this.#entries.set(key, entry);
     return entry;
   }
 
-  async #make(
-    name: string,
-    layers: readonly string[],
-  ): Promise<{ fd: number; below: LayerStack | undefined }> {
-    const place = { directoryFd: this.#directoryFd, name };
+  async #make(layers: readonly string[]): Promise<Awaited<Entry<Stack>['made']>> {
     const top = layers.at(-1) ?? '';
     const below = layers.length > 1 ? await this.acquire(layers.slice(0, -1)) : undefined;
-    let fd: number | undefined;
+    let stack: Stack | undefined;
     try {
-      if (below === undefined) createSubvolume(place);
-      else await snapshotInBackground(below.fd, place);
-      const path = join(this.#path, name);
-      fd = openSync(path, constants.O_DIRECTORY);
-      await applyLayer(top, path);
-      chmodSync(path, 0o755);
-      makeSubvolumeReadOnly(fd);
-      return { fd, below };
+      stack = await this.#maker.makeStack(below?.stack);
+      await applyLayer(top, stack.path);
+      chmodSync(stack.path, 0o755);
+      await this.#maker.sealStack(stack);
+      return { stack, below };
     } catch (error) {
+      if (stack !== undefined) await this.#maker.destroyStack(stack);
       below?.release();
-      if (fd !== undefined) {
-        closeSync(fd);
-        await destroySubvolume(place);
-      }
       throw error;
     }
   }
 
-  #remove(key: string, entry: Entry): void {
+  #remove(key: string, entry: Entry<Stack>): void {
     this.#entries.delete(key);
-    const removal = entry.stack
-      .then(async ({ fd, below }) => {
-        closeSync(fd);
-        await destroySubvolume({ directoryFd: this.#directoryFd, name: entry.name });
+    const removal = entry.made
+      .then(async ({ stack, below }) => {
+        await this.#maker.destroyStack(stack);
         below?.release();
       })
       // It never came to be, or stays on the disk until the next run removes it.

@@ -1,10 +1,12 @@
 /** The drivers that this host can offer, and which of them a function gets. */
 import { join } from 'node:path';
-import { HatchError } from '../base/errors.ts';
+import { HatchError, messageOf } from '../base/errors.ts';
 import { isOnBtrfs } from '../sys/btrfs.ts';
-import { BtrfsDriver } from './btrfs.ts';
+import { isOnZfs } from '../sys/zfs.ts';
+import { openBtrfs } from './btrfs.ts';
 import type { OverlayDriver } from './overlay.ts';
 import type { StorageDriver, StorageName } from './storage-driver.ts';
+import { openZfs } from './zfs.ts';
 
 export interface StorageDriversOptions {
   /** Always there. */
@@ -17,22 +19,25 @@ export interface StorageDriversOptions {
   preferred?: StorageName | undefined;
 }
 
+interface Offer {
+  drivers: ReadonlyMap<StorageName, StorageDriver>;
+  /** Why a driver that fits the file system is not among them. */
+  refusals: ReadonlyMap<StorageName, string>;
+}
+
 /** Snapshots for each function that has been started: as many as usually start at once. */
 const spareCount = 2;
 
 export class StorageDrivers {
-  readonly #drivers: ReadonlyMap<StorageName, StorageDriver>;
+  readonly #offer: Offer;
   readonly #preferred: StorageDriver;
   readonly #stateDirectory: string;
 
-  private constructor(
-    drivers: ReadonlyMap<StorageName, StorageDriver>,
-    options: StorageDriversOptions,
-  ) {
-    this.#drivers = drivers;
+  private constructor(offer: Offer, options: StorageDriversOptions) {
+    this.#offer = offer;
     this.#stateDirectory = options.stateDirectory;
-    const best = drivers.has('btrfs') ? 'btrfs' : 'overlay';
-    this.#preferred = this.of(options.preferred ?? best);
+    const best = this.names.find((name) => name !== 'overlay');
+    this.#preferred = this.of(options.preferred ?? best ?? 'overlay');
   }
 
   /**
@@ -41,14 +46,25 @@ export class StorageDrivers {
    * @throws HatchError `host.unsupported` when the preferred one cannot be offered
    */
   static async open(options: StorageDriversOptions): Promise<StorageDrivers> {
-    const { overlay, stateDirectory, rootBytesMax } = options;
+    const { overlay, stateDirectory, rootBytesMax: sizeBytes } = options;
     const drivers = new Map<StorageName, StorageDriver>([['overlay', overlay]]);
-    if (isOnBtrfs(stateDirectory)) {
-      const directory = join(stateDirectory, 'btrfs');
-      drivers.set('btrfs', BtrfsDriver.open({ directory, sizeBytes: rootBytesMax, spareCount }));
+    const refusals = new Map<StorageName, string>();
+    const order = (name: string) => ({
+      directory: join(stateDirectory, name),
+      sizeBytes,
+      spareCount,
+    });
+    if (isOnBtrfs(stateDirectory)) drivers.set('btrfs', openBtrfs(order('btrfs')));
+    if (isOnZfs(stateDirectory)) {
+      try {
+        drivers.set('zfs', await openZfs(order('zfs')));
+      } catch (error) {
+        // Of many releases; with an older one, or without its library, the others do.
+        refusals.set('zfs', messageOf(error));
+      }
     }
     for (const driver of drivers.values()) await driver.removeAll();
-    return new StorageDrivers(drivers, options);
+    return new StorageDrivers({ drivers, refusals }, options);
   }
 
   /** Of functions that name none. */
@@ -57,22 +73,25 @@ export class StorageDrivers {
   }
 
   get names(): StorageName[] {
-    return [...this.#drivers.keys()];
+    return [...this.#offer.drivers.keys()];
   }
 
   /** @throws HatchError `host.unsupported` when this host does not have it */
   of(name: StorageName | undefined): StorageDriver {
-    const driver = name === undefined ? this.#preferred : this.#drivers.get(name);
+    const driver = name === undefined ? this.#preferred : this.#offer.drivers.get(name);
     if (driver !== undefined) return driver;
+    const reason =
+      this.#offer.refusals.get(name ?? 'overlay') ??
+      `the state directory "${this.#stateDirectory}" is not on ${name}; put it there ` +
+        '(--state-directory)';
     throw new HatchError(
       'host.unsupported',
-      `Cannot offer storage "${name}": the state directory "${this.#stateDirectory}" is not on ` +
-        `${name}; put it there (--state-directory), or choose of ${this.names.join(', ')}`,
+      `Cannot offer storage "${name}": ${reason}, or choose of ${this.names.join(', ')}`,
     );
   }
 
   /** After the last root is destroyed. */
   async close(): Promise<void> {
-    for (const driver of this.#drivers.values()) await driver.close();
+    for (const driver of this.#offer.drivers.values()) await driver.close();
   }
 }

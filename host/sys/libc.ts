@@ -129,14 +129,32 @@ export function libraryFunction<A extends Argument[], R = number>(
   library: string | null,
   prototype: string,
 ): (...args: A) => R {
-  const key = library ?? '';
-  const loaded = libraries.get(key) ?? koffi.load(library);
-  libraries.set(key, loaded);
-  const { native, name, arity } = bind(loaded, prototype);
+  const { native, name, arity } = bind(loadLibrary(library), prototype);
   const check = argumentCheck({ name, arity, prototype });
   return (...args) => {
     check(args);
     return native(...args) as R;
+  };
+}
+
+/**
+ * As `libraryFunction`, on a thread of the pool: for calls that wait for a disk. Buffers must be
+ * held until it resolves.
+ */
+export function asyncLibraryFunction<A extends Argument[], R = number>(
+  library: string,
+  prototype: string,
+): (...args: A) => Promise<R> {
+  const { native, name, arity } = bind(loadLibrary(library), prototype);
+  const check = argumentCheck({ name, arity, prototype });
+  return (...args) => {
+    check(args);
+    const { promise, resolve, reject } = Promise.withResolvers<R>();
+    native.async(...args, (error: Error | null, result: R) => {
+      if (error === null) resolve(result);
+      else reject(error);
+    });
+    return promise;
   };
 }
 
@@ -195,6 +213,13 @@ export function errnoOf(name: string): number {
 
 export function errnoName(errno: number): string {
   return errnoNames.get(errno) ?? `E${errno}`;
+}
+
+function loadLibrary(library: string | null): Library {
+  const key = library ?? '';
+  const loaded = libraries.get(key) ?? koffi.load(library);
+  libraries.set(key, loaded);
+  return loaded;
 }
 
 function bind(library: Library, prototype: string) {

@@ -6,11 +6,12 @@ import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { BtrfsDriver } from '../../host/storage/btrfs.ts';
+import { openBtrfs } from '../../host/storage/btrfs.ts';
 import { DiskScratch } from '../../host/storage/disk-scratch.ts';
 import { MemoryScratch } from '../../host/storage/memory-scratch.ts';
 import { OverlayDriver } from '../../host/storage/overlay.ts';
 import type { StorageDriver, WritableRoot } from '../../host/storage/storage-driver.ts';
+import { openZfs } from '../../host/storage/zfs.ts';
 import { DiskImage, type DiskType } from '../support/disk-image.ts';
 import { rowOf, type Row } from './report.ts';
 import { serve } from './worker.ts';
@@ -25,7 +26,7 @@ const looksMax = 100;
 interface Contender {
   name: string;
   disk: DiskType;
-  open: (directory: string) => StorageDriver;
+  open: (directory: string) => StorageDriver | Promise<StorageDriver>;
 }
 
 const overlayOn = (disk: DiskType): Contender => ({
@@ -33,6 +34,11 @@ const overlayOn = (disk: DiskType): Contender => ({
   disk,
   open: (directory) => OverlayDriver.open(new DiskScratch({ directory, spareCount: 0 })),
 });
+const zfs: Contender = {
+  name: 'zfs',
+  disk: 'zfs',
+  open: (directory) => openZfs({ directory, sizeBytes: 2e9 }),
+};
 const contenders: Contender[] = [
   {
     name: 'overlay/memory',
@@ -45,8 +51,9 @@ const contenders: Contender[] = [
   {
     name: 'btrfs',
     disk: 'btrfs',
-    open: (directory) => BtrfsDriver.open({ directory, sizeBytes: 2e9 }),
+    open: (directory) => openBtrfs({ directory, sizeBytes: 2e9 }),
   },
+  ...(fs.existsSync('/dev/zfs') ? [zfs] : []),
 ];
 
 const handlers = {
@@ -67,15 +74,15 @@ async function measure({ name, disk: type, open }: Contender, quick: boolean): P
   fs.mkdirSync(layer);
   const sizes = quick ? [8, 128] : [8, 128, 1024];
   for (const size of sizes) makeFile(join(layer, String(size)), size);
-  const driver = open(join(disk.mountPoint, 'state'));
+  const driver = await open(join(disk.mountPoint, 'state'));
   try {
     const lowerDirectories = [layer];
     await driver.prepare(lowerDirectories);
     const owner = { ownerUid: 0, ownerGid: 0 };
     const make = (id: string) => driver.createRoot({ id, lowerDirectories, ...owner });
     const rows: Row[] = [];
-    for (const size of sizes) rows.push(...(await writes({ name, size, quick, make })));
-    rows.push(...(await lives({ name, quick, make, place: disk.mountPoint })));
+    for (const size of sizes) rows.push(...(await writes({ name, size, quick, make, disk })));
+    rows.push(...(await lives({ name, quick, make, disk })));
     return rows;
   } finally {
     await driver.close();
@@ -88,19 +95,23 @@ async function writes(options: {
   size: number;
   quick: boolean;
   make: (id: string) => WritableRoot;
+  disk: DiskImage;
 }): Promise<Row[]> {
-  const { name, size, quick, make } = options;
+  const { name, size, quick, make, disk } = options;
+  // What overlays write to memory is not on the disk.
+  const used = (root: WritableRoot) =>
+    atRest(disk.type === 'zfs' ? disk : { usedBytes: () => usedBytes(root.upperDirectory) });
   const times: number[] = [];
   const taken: number[] = [];
   for (let round = 0; round < (quick ? 2 : 5); round++) {
     const root = make(`write-${round}`);
-    const before = await usedBytes(root.upperDirectory);
+    const before = await used(root);
     const start = performance.now();
     const fd = fs.openSync(`/proc/self/fd/${root.mountFd}/${size}`, 'r+');
     fs.writeSync(fd, Buffer.alloc(writeBytes, round), 0, writeBytes, 0);
     times.push(performance.now() - start);
     fs.closeSync(fd);
-    taken.push(((await usedBytes(root.upperDirectory)) - before) / 1024);
+    taken.push(((await used(root)) - before) / 1024);
     await root.destroy();
   }
   return [
@@ -114,20 +125,20 @@ async function lives(options: {
   name: string;
   quick: boolean;
   make: (id: string) => WritableRoot;
-  place: string;
+  disk: DiskImage;
 }): Promise<Row[]> {
-  const { name, quick, make, place } = options;
+  const { name, quick, make, disk } = options;
   const count = quick ? 20 : 200;
   const starts: number[] = [];
   const ends: number[] = [];
   const roots: WritableRoot[] = [];
-  const before = await usedBytes(place);
+  const before = await atRest(disk);
   for (let i = 0; i < count; i++) {
     const start = performance.now();
     roots.push(make(`life-${i}`));
     starts.push(performance.now() - start);
   }
-  const each = ((await usedBytes(place)) - before) / 1024 / count;
+  const each = ((await atRest(disk)) - before) / 1024 / count;
   for (const root of roots) {
     const start = performance.now();
     await root.destroy();
@@ -140,20 +151,24 @@ async function lives(options: {
   ];
 }
 
-/** Of the file system, with all that was written so far and without what is being given back. */
-async function usedBytes(path: string): Promise<number> {
-  // The command has descriptors of its own.
-  const sync = ['--file-system', path.replace('/self/', `/${process.pid}/`)];
+/** Without what is being given back. */
+async function atRest(of: { usedBytes: () => number }): Promise<number> {
   let usedBefore: number | undefined;
   for (let look = 0; look < looksMax; look++) {
-    execFileSync('sync', sync);
-    const { blocks, bfree, bsize } = fs.statfsSync(path);
-    const used = (blocks - bfree) * bsize;
+    const used = of.usedBytes();
     if (used === usedBefore) return used;
     usedBefore = used;
     await sleep(lookMs);
   }
-  throw new Error(`What is used of the file system of "${path}" does not come to rest`);
+  throw new Error('What is used of the file system does not come to rest');
+}
+
+/** Of the file system of a path of this process, with all that was written so far. */
+function usedBytes(path: string): number {
+  // The command has descriptors of its own.
+  execFileSync('sync', ['--file-system', path.replace('/self/', `/${process.pid}/`)]);
+  const { blocks, bfree, bsize } = fs.statfsSync(path);
+  return (blocks - bfree) * bsize;
 }
 
 function makeFile(path: string, sizeMiB: number): void {

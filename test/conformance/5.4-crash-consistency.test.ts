@@ -8,9 +8,10 @@ import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isErrno } from '../../host/sys/errors.ts';
 import { DiskImage } from '../support/disk-image.ts';
+import { hasZfs } from '../support/zfs.ts';
 
-const checksummed = { ext4: false, btrfs: true } as const;
-const types = ['ext4', 'btrfs'] as const;
+const checksummed = { ext4: false, btrfs: true, zfs: true } as const;
+const types = ['ext4', 'btrfs', ...(hasZfs ? (['zfs'] as const) : [])] as const;
 const blockBytes = 4096;
 const fileBytes = 256 * 1024;
 /** What is torn of it is told, not judged: a cut may or may not hit it on its way. */

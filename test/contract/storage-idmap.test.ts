@@ -9,12 +9,13 @@ import { once } from 'node:events';
 import fs from 'node:fs';
 import { basename, join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { BtrfsDriver } from '../../host/storage/btrfs.ts';
+import { openBtrfs } from '../../host/storage/btrfs.ts';
 import { findCopyUps } from '../../host/storage/copy-up.ts';
 import { DiskScratch } from '../../host/storage/disk-scratch.ts';
 import { MemoryScratch } from '../../host/storage/memory-scratch.ts';
 import { OverlayDriver } from '../../host/storage/overlay.ts';
 import type { StorageDriver } from '../../host/storage/storage-driver.ts';
+import { openZfs } from '../../host/storage/zfs.ts';
 import {
   attachMount,
   cloneMount,
@@ -24,23 +25,25 @@ import {
 } from '../../host/sys/mount.ts';
 import { namespaceFlag, unshare } from '../../host/sys/namespace.ts';
 import { DiskImage } from '../support/disk-image.ts';
+import { hasZfs } from '../support/zfs.ts';
 import { withLayers } from './storage-layers.ts';
 
 const base = 300_000;
 let userNamespaceFd = -1;
 unshare(namespaceFlag.mount);
 makeRootPrivate();
-const disk = new DiskImage('btrfs');
+const disks = { btrfs: new DiskImage('btrfs'), ...(hasZfs && { zfs: new DiskImage('zfs') }) };
 
 before(async () => {
   userNamespaceFd = await openUserNamespace();
 });
 after(() => {
   fs.closeSync(userNamespaceFd);
-  disk[Symbol.dispose]();
+  for (const disk of Object.values(disks)) disk[Symbol.dispose]();
 });
 
-const drivers: [string, (directory: string) => StorageDriver][] = [
+type Open = (directory: string) => StorageDriver | Promise<StorageDriver>;
+const drivers: [string, Open, disk?: DiskImage][] = [
   [
     'overlay in memory',
     (mountPoints) => OverlayDriver.open(new MemoryScratch({ sizeBytes: 64 << 20, mountPoints })),
@@ -49,10 +52,11 @@ const drivers: [string, (directory: string) => StorageDriver][] = [
     'overlay on disk',
     (directory) => OverlayDriver.open(new DiskScratch({ directory, spareCount: 0 })),
   ],
-  ['btrfs', (directory) => BtrfsDriver.open({ directory, sizeBytes: 64 << 20 })],
+  ['btrfs', (directory) => openBtrfs({ directory, sizeBytes: 64 << 20 })],
+  ...(disks.zfs === undefined ? [] : zfsDrivers(disks.zfs)),
 ];
 
-for (const [name, open] of drivers)
+for (const [name, open, disk = disks.btrfs] of drivers)
   test(`layers belong to the container's ids, and what it writes: ${name}`, () =>
     withLayers(async (layers) => {
       const bottom = layers.make({ file: Buffer.alloc(5000, 1), 'dir/x': 'x' });
@@ -60,7 +64,7 @@ for (const [name, open] of drivers)
       fs.chownSync(`${top}/dir/y`, 1000, 1001);
       const parent = fs.mkdtempSync(`${layers.path('idmapped')}-`);
       attachIdmapped(layers.path('.'), parent);
-      const driver = open(layers.path('state'));
+      const driver = await open(layers.path('state'));
       try {
         const lowerDirectories = [bottom, top].map((layer) =>
           driver.mapsOwners ? layer : join(parent, basename(layer)),
@@ -107,6 +111,17 @@ for (const [name, open] of drivers)
         detachMount(parent);
       }
     }, disk.mountPoint));
+
+function zfsDrivers(disk: DiskImage): [string, Open, DiskImage][] {
+  return [
+    [
+      'overlay in memory on layers on zfs',
+      (mountPoints) => OverlayDriver.open(new MemoryScratch({ sizeBytes: 64 << 20, mountPoints })),
+      disk,
+    ],
+    ['zfs', (directory) => openZfs({ directory, sizeBytes: 64 << 20 }), disk],
+  ];
+}
 
 function attachIdmapped(source: string, target: string): void {
   const fd = cloneMount({ path: source, recursive: false });

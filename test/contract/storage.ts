@@ -26,7 +26,7 @@ const owner = { ownerUid: 100_000, ownerGid: 200_000 };
 
 export function storageSuite(
   name: string,
-  open: (directory: string) => StorageDriver,
+  open: (directory: string) => StorageDriver | Promise<StorageDriver>,
   options: {
     layersMax: number;
     limitsSize: boolean;
@@ -43,7 +43,7 @@ export function storageSuite(
   const withDriver = (body: (driver: StorageDriver, layers: Layers) => Promise<void> | void) =>
     withLayers(async (layers) => {
       const fdsBefore = fs.readdirSync('/proc/self/fd').length;
-      const driver = open(layers.path('state'));
+      const driver = await open(layers.path('state'));
       try {
         await body(driver, layers);
       } finally {

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import type { Row } from '../bench/report.ts';
 import { assertNothingLeft, takeInventory } from '../support/leak-check.ts';
+import { hasZfs } from '../support/zfs.ts';
 
 interface Report {
   scenario: string;
@@ -17,6 +18,7 @@ interface Report {
 
 const bench = join(import.meta.dirname, '../bench/bench.ts');
 const compared = new Set(['bwrap+node', 'runc+node', 'crun+node']);
+const storages = ['overlay/memory', 'overlay/ext4', 'overlay/xfs', 'overlay/btrfs', 'btrfs'];
 const inventory = takeInventory({ prefix: 'hatch-bench' });
 let directory = '';
 
@@ -63,14 +65,12 @@ const expected: Record<string, { rows: Record<string, string>; ratios: string[] 
   copyup: { rows: { 'copy-ups 8 MiB': 'ms', 'copy-ups 4 KiB': 'ms' }, ratios: [] },
   storage: {
     rows: Object.fromEntries(
-      ['overlay/memory', 'overlay/ext4', 'overlay/xfs', 'overlay/btrfs', 'btrfs'].flatMap(
-        (name): [string, string][] => [
-          [`${name} 8 MiB`, 'ms'],
-          [`${name} 8 MiB taken`, 'KiB'],
-          [`${name} start`, 'ms'],
-          [`${name} teardown`, 'ms'],
-        ],
-      ),
+      [...storages, ...(hasZfs ? ['zfs'] : [])].flatMap((name): [string, string][] => [
+        [`${name} 8 MiB`, 'ms'],
+        [`${name} 8 MiB taken`, 'KiB'],
+        [`${name} start`, 'ms'],
+        [`${name} teardown`, 'ms'],
+      ]),
     ),
     ratios: ['overlay/ext4 128 MiB/btrfs 128 MiB'],
   },

@@ -4,9 +4,17 @@
  */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { chmodSync, mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  mkdirSync,
+  mkdtempSync,
+  rmSync,
+  statfsSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 
 const MiB = 2 ** 20;
 const makers = {
@@ -15,6 +23,8 @@ const makers = {
   'ext4-prjquota': ['mkfs.ext4', '-q', '-O', 'quota,project', '-E', 'quotatype=prjquota'],
   xfs: ['mkfs.xfs', '-q', '-m', 'reflink=1'],
   'xfs-prjquota': ['mkfs.xfs', '-q', '-m', 'reflink=1'],
+  // A pool needs no loop device. Compressed, the blocks of tests would be less than they are.
+  zfs: ['zpool', 'create', '-o', 'ashift=12', '-o', 'cachefile=none', '-O', 'compression=off'],
 } as const;
 
 export type DiskType = keyof typeof makers;
@@ -22,12 +32,16 @@ export type DiskType = keyof typeof makers;
 export class DiskImage implements Disposable {
   readonly #directory: string;
   readonly #mountOptions: string;
+  /** Of ZFS; it mounts itself, and brings what is below with it. */
+  readonly #pool: string | undefined;
+  readonly type: DiskType;
   readonly imageFile: string;
   readonly mountPoint: string;
 
   /** Needs root, and a mount namespace of the caller's own, which ends a mount with it. */
   constructor(type: DiskType, options: { sizeMiB?: number; parent?: string } = {}) {
     const { sizeMiB = 1024, parent = tmpdir() } = options;
+    this.type = type;
     this.#mountOptions = type.endsWith('-prjquota') ? 'loop,prjquota' : 'loop';
     this.#directory = mkdtempSync(join(parent, `hatch-${type}-`));
     // Programs on it are run by users without rights.
@@ -37,17 +51,41 @@ export class DiskImage implements Disposable {
     writeFileSync(this.imageFile, '');
     truncateSync(this.imageFile, sizeMiB * MiB);
     mkdirSync(this.mountPoint);
+    this.#pool = type === 'zfs' ? basename(this.#directory) : undefined;
     const [maker, ...args] = makers[type];
-    run(maker, [...args, this.imageFile]);
-    this.mount();
+    if (this.#pool === undefined) {
+      run(maker, [...args, this.imageFile]);
+      this.mount();
+    } else run(maker, [...args, '-m', this.mountPoint, this.#pool, this.imageFile]);
   }
 
   mount(): void {
-    run('mount', ['-o', this.#mountOptions, this.imageFile, this.mountPoint]);
+    if (this.#pool === undefined)
+      run('mount', ['-o', this.#mountOptions, this.imageFile, this.mountPoint]);
+    else run('zpool', ['import', '-o', 'cachefile=none', '-f', '-d', this.imageFile, this.#pool]);
   }
 
   unmount(): void {
-    run('umount', [this.mountPoint]);
+    if (this.#pool === undefined) run('umount', [this.mountPoint]);
+    else run('zpool', ['export', this.#pool]);
+  }
+
+  /** With all that was written so far. */
+  usedBytes(): number {
+    if (this.#pool !== undefined) {
+      run('zpool', ['sync', this.#pool]);
+      return Number(run('zfs', ['get', '-Hpo', 'value', 'used', this.#pool]));
+    }
+    run('sync', ['--file-system', this.mountPoint]);
+    const { blocks, bfree, bsize } = statfsSync(this.mountPoint);
+    return (blocks - bfree) * bsize;
+  }
+
+  /** File systems of the pool below its first, without its name. */
+  datasets(): string[] {
+    const pool = this.#pool ?? '';
+    const names = run('zfs', ['list', '-Hro', 'name', pool]).split('\n').filter(Boolean);
+    return names.filter((name) => name !== pool).map((name) => name.slice(pool.length + 1));
   }
 
   [Symbol.dispose](): void {
@@ -56,7 +94,8 @@ export class DiskImage implements Disposable {
   }
 }
 
-function run(command: string, args: string[]): void {
-  const { status, stderr, error } = spawnSync(command, args, { encoding: 'utf8' });
+function run(command: string, args: string[]): string {
+  const { status, stdout, stderr, error } = spawnSync(command, args, { encoding: 'utf8' });
   assert.equal(status, 0, `${command} ${args.join(' ')}: ${error?.message ?? stderr}`);
+  return stdout;
 }
