@@ -42,14 +42,16 @@ export async function openZfs(options: ZfsOptions): Promise<StorageDriver> {
   const { directory, sizeBytes, spareCount = 0 } = options;
   mkdirSync(directory, { recursive: true, mode: 0o700 });
   if (!isOnZfs(directory)) throw unsupported(`"${directory}" is not on zfs`);
+  let zfs: Zfs | undefined;
   try {
-    const zfs = Zfs.open();
+    zfs = Zfs.open();
     if (zfs === undefined)
       throw unsupported('there is no libzfs_core.so.3; install the package libzfs6linux');
     const parent = await makeParent(zfs, directory);
     const maker = new CloneMaker(zfs, parent);
     return new SnapshotDriver({ name: 'zfs', maker, sizeBytes, spareCount });
   } catch (error) {
+    zfs?.close();
     if (error instanceof HatchError) throw error;
     throw unsupported(`${messageOf(error)}; use OpenZFS 2.3 or newer`, error);
   }
@@ -147,6 +149,7 @@ class CloneMaker implements SnapshotMaker<Stack, Root> {
       // Another run's are there yet, or what could not be removed.
       if (!isErrno(error, 'EEXIST', 'EBUSY')) throw error;
     });
+    this.#zfs.close();
   }
 
   /** By "quota", as "refquota" would count what a clone shares with its layers. */

@@ -61,6 +61,11 @@ export class Zfs {
     return hasLibrary(library) && hasLibrary(listLibrary) ? new Zfs() : undefined;
   }
 
+  /** Closes the library's descriptor with the last that has it open. */
+  close(): void {
+    libraryFunction<[], void>(library, 'void libzfs_core_fini()')();
+  }
+
   async createFileSystem(name: string, properties: ZfsProperties): Promise<void> {
     const create = (list: List): Promise<number> =>
       this.#functions.create(name, LZC_DATSET_TYPE_ZFS, list, null, 0);
