@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { BtrfsDriver } from '../../host/storage/btrfs.ts';
+import { openBtrfs } from '../../host/storage/btrfs.ts';
 import { DiskScratch } from '../../host/storage/disk-scratch.ts';
 import { OverlayDriver } from '../../host/storage/overlay.ts';
 import type { StorageDriver } from '../../host/storage/storage-driver.ts';
@@ -34,7 +34,7 @@ export const placesFile = 'places.json';
 const overlay: OpenDriver = (directory) =>
   OverlayDriver.open(new DiskScratch({ directory, spareCount: 0 }));
 const snapshots: OpenDriver = (directory) =>
-  BtrfsDriver.open({ directory, sizeBytes: 128 * 2 ** 20, spareCount: 0 });
+  openBtrfs({ directory, sizeBytes: 128 * 2 ** 20, spareCount: 0 });
 
 // What was not asked for is written every second, not every half minute: there are more cuts then
 // that it matters for.
