@@ -23,7 +23,7 @@ const makers = {
   'ext4-prjquota': ['mkfs.ext4', '-q', '-O', 'quota,project', '-E', 'quotatype=prjquota'],
   xfs: ['mkfs.xfs', '-q', '-m', 'reflink=1'],
   'xfs-prjquota': ['mkfs.xfs', '-q', '-m', 'reflink=1'],
-  // A pool needs no loop device. Compressed, the blocks of tests would be less than they are.
+  // Compressed, the blocks of tests would be less than they are.
   zfs: ['zpool', 'create', '-o', 'ashift=12', '-o', 'cachefile=none', '-O', 'compression=off'],
 } as const;
 
@@ -34,6 +34,8 @@ export class DiskImage implements Disposable {
   readonly #mountOptions: string;
   /** Of ZFS; it mounts itself, and brings what is below with it. */
   readonly #pool: string | undefined;
+  /** Of a pool: the kernel's threads open its device, and may not see the image's mount. */
+  #loopDevice = '';
   readonly type: DiskType;
   readonly imageFile: string;
   readonly mountPoint: string;
@@ -56,18 +58,28 @@ export class DiskImage implements Disposable {
     if (this.#pool === undefined) {
       run(maker, [...args, this.imageFile]);
       this.mount();
-    } else run(maker, [...args, '-m', this.mountPoint, this.#pool, this.imageFile]);
+    } else {
+      this.#attach();
+      run(maker, [...args, '-m', this.mountPoint, this.#pool, this.#loopDevice]);
+    }
   }
 
   mount(): void {
-    if (this.#pool === undefined)
+    if (this.#pool === undefined) {
       run('mount', ['-o', this.#mountOptions, this.imageFile, this.mountPoint]);
-    else run('zpool', ['import', '-o', 'cachefile=none', '-f', '-d', this.imageFile, this.#pool]);
+      return;
+    }
+    this.#attach();
+    run('zpool', ['import', '-o', 'cachefile=none', '-f', '-d', this.#loopDevice, this.#pool]);
   }
 
   unmount(): void {
-    if (this.#pool === undefined) run('umount', [this.mountPoint]);
-    else run('zpool', ['export', this.#pool]);
+    if (this.#pool === undefined) {
+      run('umount', [this.mountPoint]);
+      return;
+    }
+    run('zpool', ['export', this.#pool]);
+    run('losetup', ['--detach', this.#loopDevice]);
   }
 
   /** With all that was written so far. */
@@ -91,6 +103,10 @@ export class DiskImage implements Disposable {
   [Symbol.dispose](): void {
     this.unmount();
     rmSync(this.#directory, { recursive: true });
+  }
+
+  #attach(): void {
+    this.#loopDevice = run('losetup', ['--find', '--show', this.imageFile]).trim();
   }
 }
 

@@ -157,7 +157,8 @@ export class TestHost {
     for (;;) {
       if (this.#ended) {
         const { exitCode, signalCode } = this.#process;
-        throw new Error(`Host "${this.name}" ended while it started: ${exitCode ?? signalCode}`);
+        const how = `${exitCode ?? signalCode}: ${this.#output}`;
+        throw new Error(`Host "${this.name}" ended while it started: ${how}`);
       }
       try {
         await this.#connect();
