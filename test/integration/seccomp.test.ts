@@ -96,9 +96,11 @@ const foreignCallsTest = () => {
     const source = join(directory, 'foreign.c');
     writeFileSync(source, foreignCalls);
     execFileSync('gcc', ['-O1', '-o', join(directory, 'foreign'), source]);
+    // A kernel without 32-bit calls has no such gate: nobody gets as far as to the filter.
+    const unfiltered = spawnSync(join(directory, 'foreign'), ['int80']);
     for (const [kind, signal] of [
       ['native', null],
-      ['int80', 'SIGSYS'],
+      ['int80', unfiltered.signal === 'SIGSEGV' ? 'SIGSEGV' : 'SIGSYS'],
       ['x32', 'SIGSYS'],
     ] as const) {
       const start = `const { signal, status } = (await import('node:child_process')).spawnSync(

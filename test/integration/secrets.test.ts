@@ -27,6 +27,8 @@ const hash = (secret: string): string => createHash('sha256').update(secret).dig
 const keeper: InlineFunction = {
   manifest: {
     name: 'keeper',
+    // Its memory is searched, what it never touched included, which the kernel then provides.
+    memoryMb: 1024,
     secrets: ['DB_PASSWORD', { name: 'API_KEY', as: 'env' }],
   },
   'handler.ts': `

@@ -63,6 +63,8 @@ interface Stopped {
 export class StartFaults {
   readonly #named: NamedHost;
   readonly #imageDirectory: string;
+  /** Who may have stopped, and has to be told to go on. */
+  readonly #known = new Set<number>();
   #host: TestHost | undefined;
   #driver: Promise<void> | undefined;
   #closed = false;
@@ -133,7 +135,8 @@ export class StartFaults {
       await this.host.kill();
       await waitFor('all processes of the killed host end', () => !family.some(isRunning));
       await this.#start();
-    } else await Promise.race([call, failAfter(20_000, 'the call got no answer')]);
+    } else
+      await Promise.race([call, failAfter(20_000, `the call stopped at "${step}" got no answer`)]);
     await this.#assertCalls(path);
     await this.#settle();
   }
@@ -197,7 +200,10 @@ export class StartFaults {
   }
 
   async #strike(victim: Victim, stopped: Stopped): Promise<void> {
-    process.kill(await this.#find(victim, stopped), 'SIGKILL');
+    const pid = await this.#find(victim, stopped);
+    // With their parent gone they are nobody's descendants any more.
+    this.#noteFamily();
+    process.kill(pid, 'SIGKILL');
     resume(stopped.pid);
   }
 
@@ -228,16 +234,19 @@ export class StartFaults {
     });
   }
 
+  #noteFamily(): void {
+    const host = this.#host;
+    if (host === undefined) return;
+    for (const { pid } of [host, ...descendantsOf(host.pid)]) this.#known.add(pid);
+  }
+
   /** Lets go on whoever has stopped, after the one that waits for this has had a look. */
   async #drive(): Promise<void> {
-    // A process whose host was killed is nobody's descendant any more.
-    const known = new Set<number>();
     while (!this.#closed) {
-      const host = this.#host;
-      if (host !== undefined) for (const { pid } of familyOf(host)) known.add(pid);
-      for (const pid of known) {
+      this.#noteFamily();
+      for (const pid of this.#known) {
         const stopped = stoppedProcess(pid);
-        if (stopped === 'gone') known.delete(pid);
+        if (stopped === 'gone') this.#known.delete(pid);
         if (typeof stopped === 'string') continue;
         await this.#onStopped?.(stopped);
         resume(pid);
@@ -252,10 +261,6 @@ const manifestOf: Record<FaultPath, object> = {
   booted: { isolation: 'exec' },
   connected: { network: { egress: ['443/tcp'] } },
 };
-
-function familyOf(host: TestHost): { pid: number }[] {
-  return [host, ...descendantsOf(host.pid)];
-}
 
 function stoppedProcess(pid: number): Stopped | 'runs' | 'gone' {
   const stat = attempt(() => readFileSync(`/proc/${pid}/stat`, 'latin1'));
