@@ -78,12 +78,20 @@ export async function stateOf<K extends string>(...properties: K[]): Promise<Rec
 
 /** The command line, as root on the host's machine. */
 export function hatch(...args: string[]): Promise<Run> {
-  return run(join(installed, 'ops/hatch'), ...args);
+  const [program, ...words] = commandLine(args);
+  return run(program, ...words);
 }
 
 /** A value of `--json`. */
 export async function hatchJson<T>(...args: string[]): Promise<T> {
-  return JSON.parse(await ok(join(installed, 'ops/hatch'), ...args, '--json')) as T;
+  const [program, ...words] = commandLine([...args, '--json']);
+  return JSON.parse(await ok(program, ...words)) as T;
+}
+
+/** Where the mounts are those of the unit: it finds the host by a file in the state directory. */
+function commandLine(args: readonly string[]): [program: string, ...args: string[]] {
+  const place = ['--target', '1', '--mount', `--wdns=${repository}`];
+  return ['nsenter', ...place, join(installed, 'ops/hatch'), ...args];
 }
 
 export async function ok(program: string, ...args: string[]): Promise<string> {

@@ -17,6 +17,7 @@ import {
 import { Netlink } from '../../host/sys/netlink.ts';
 import { makeNetworkNamespace } from '../../runtime-init/network-namespace.ts';
 import { waitFor } from './host-processes.ts';
+import { slowness } from './slowness.ts';
 
 /** The host's address on the link to the test host, and the test host's own. */
 export const outside = {
@@ -29,7 +30,8 @@ export const outside = {
   metadata6: 'fd00:ec2::254',
 } as const;
 
-const reachMs = 1000;
+/** A program starts in it, too, which takes longer in an emulated machine. */
+const reachMs = 1000 * Math.min(slowness, 2);
 const serverStartMs = 10_000;
 
 /** From here on this thread and all that it starts are in a namespace with a loopback only. */
