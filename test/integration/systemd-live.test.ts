@@ -212,7 +212,9 @@ async function mainPid(): Promise<number> {
 }
 
 async function call(name: string, payload: string): Promise<string> {
-  return await ok('/opt/hatchery/ops/hatch', 'invoke', name, payload);
+  const { code, stdout, stderr } = await hatch('invoke', name, payload);
+  assert.equal(code, 0, stderr);
+  return stdout.trim();
 }
 
 /** A function whose handler has that body. */
