@@ -67,6 +67,10 @@ const deeds: Record<string, (event: any) => unknown> = {
   },
   half: () => { send(frame(19, Buffer.alloc(50_000_000), 4711, 70_000_000)); return forever(); },
   close: () => { for (const fd of ends()) closeSync(fd); return forever(); },
+  deafen: () => {
+    for (const [fd, link] of channel()) if (link.startsWith('socket:')) closeSync(fd);
+    return forever();
+  },
   closeAndBlock: () => { for (const fd of ends()) closeSync(fd); for (;;); },
   hugeLog: () => { send(frame(21, Buffer.alloc(40_000_000, 0x61))); return forever(); },
   flood: () => {
@@ -151,6 +155,13 @@ suite('a hostile function', () => {
       const { error: next } = await doIt('well');
       assert.equal(next, undefined, next?.message);
     });
+
+  test('one that only stops listening keeps its own call waiting, and no other', async () => {
+    const { error } = await doIt('deafen', { timeoutMs: 1000 });
+    assert.equal(error?.code, 'function.timeout', error?.message);
+    assert.equal((await host().call('good', { n: 1 })).error, undefined);
+    await waitFor('next call', async () => (await doIt('well')).error === undefined);
+  });
 
   test('answers to calls that nobody made are of no effect', async () => {
     assert.equal((await doIt('strangers')).json<string>(), 'did');
