@@ -17,14 +17,15 @@ test('1 no open descriptor leads out of an instance or into another', async () =
   const families = probes.map(({ instanceId }) =>
     processesOf(host, instanceId).map(({ hostPid }) => openThings(hostPid)),
   );
+  const hostThings = openThings(host.pid);
   const harmless = /^(pipe|socket):\[\d+\]$|^anon_inode:\[(eventpoll|eventfd|signalfd)\]|\/null$/;
   for (const things of families.flat()) {
     assert.ok(things.size > 3);
-    for (const [fd, thing] of things) assert.match(thing, harmless, `descriptor ${fd}`);
+    for (const [fd, { thing }] of things) assert.match(thing, harmless, `descriptor ${fd}`);
   }
   // Pipes and counters by their ids: none is open in another container, or in a process of ours.
   const ids = families.map((family) => identifiable(family));
-  const others = [zygoteOf(host.pid), host.pid].map((pid) => identifiable([openThings(pid)]));
+  const others = [[openThings(zygoteOf(host.pid))], [hostThings]].map(identifiable);
   for (const [index, own] of ids.entries()) {
     assert.ok(own.length >= 4, own.join(' '));
     // The host holds the other ends: of the sockets, which have inodes of their own, and of the
@@ -32,8 +33,9 @@ test('1 no open descriptor leads out of an instance or into another', async () =
     const shared = own.filter((id) =>
       [...others, ...ids.filter((_ids, other) => other !== index)].flat().includes(id),
     );
-    const { functionPid = 0 } = probes[index] ?? {};
-    assert.deepEqual(new Set(shared), new Set(pipesBetween({ from: functionPid, to: host.pid })));
+    const pipes = pipesBetween({ from: families[index] ?? [], to: hostThings });
+    assert.equal(pipes.size, 2, `pipes between: ${[...pipes].join(' ')}`);
+    assert.deepEqual(new Set(shared), pipes);
   }
 });
 
@@ -41,18 +43,27 @@ test('1 no open descriptor leads out of an instance or into another', async () =
 test('1 where the zygote wakes its threads an instance has something harmless', async () => {
   const host = getHost();
   const { instanceId } = await startProbe(host, 'wakes');
-  const isCounter = (thing: string | undefined) => thing?.includes('[eventfd]') === true;
-  const wakes = [...openThings(zygoteOf(host.pid))].filter(([, thing]) => isCounter(thing));
+  const isCounter = (open?: Open) => open?.thing.includes('[eventfd]') === true;
+  const wakes = [...openThings(zygoteOf(host.pid))].filter(([, open]) => isCounter(open));
   assert.ok(wakes.length >= 3, 'the main loop and two threads at the least');
   for (const { hostPid, nsPid } of processesOf(host, instanceId)) {
     const own = openThings(hostPid);
     const kept = wakes.filter(([fd]) => isCounter(own.get(fd)));
     // The main loop's own may have got another number.
-    assert.ok(kept.length >= wakes.length - 1, `process ${nsPid} lacks some of ${wakes.join(' ')}`);
+    assert.ok(
+      kept.length >= wakes.length - 1,
+      `process ${nsPid} lacks some of ${wakes.map(([fd]) => fd).join(' ')}`,
+    );
   }
 });
 
-type Things = Map<string, string>;
+interface Open {
+  /** Such as `pipe:[123]`; counters, which have no inodes, with their ids. */
+  thing: string;
+  /** O_RDONLY, O_WRONLY or O_RDWR. */
+  access: number;
+}
+type Things = Map<string, Open>;
 
 function openThings(pid: number): Things {
   const things: Things = new Map();
@@ -63,38 +74,33 @@ function openThings(pid: number): Things {
       link = readlinkSync(`/proc/${pid}/fd/${fd}`);
       info = readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'utf8');
     } catch (error) {
-      // The zygote is at work: what it has closed since the list was made is not open.
+      // The process is at work: what it has closed since the list was made is not open.
       if (isErrno(error, 'ENOENT')) continue;
       throw error;
     }
-    const id = /^eventfd-id:\s*(\d+)/m.exec(info)?.[1];
-    things.set(fd, id === undefined ? link : `${link}${id}`);
+    const id = /^eventfd-id:\s*(\d+)/m.exec(info)?.[1] ?? '';
+    const flags = Number.parseInt(/^flags:\s*([0-7]+)/m.exec(info)?.[1] ?? '', 8);
+    things.set(fd, { thing: `${link}${id}`, access: flags & accessModes });
   }
   return things;
 }
 
 function identifiable(family: Things[]): string[] {
-  const all = family.flatMap((things) => [...things.values()]);
+  const all = family.flatMap((things) => [...things.values()].map(({ thing }) => thing));
   return all.filter((thing) => /^(pipe|socket):|eventfd\]\d/.test(thing));
 }
 
-/** Which one process can only write to, and the other only read: output and answers. */
-function pipesBetween({ from, to }: { from: number; to: number }): string[] {
+/** Which processes can only write to, and another only read: output and answers. */
+function pipesBetween({ from, to }: { from: Things[]; to: Things }): Set<string> {
   const read = pipesOpen(to, constants.O_RDONLY);
-  const pipes = new Set(pipesOpen(from, constants.O_WRONLY).filter((id) => read.includes(id)));
-  assert.equal(pipes.size, 2);
-  return [...pipes];
+  const written = from.flatMap((things) => pipesOpen(things, constants.O_WRONLY));
+  return new Set(written.filter((id) => read.includes(id)));
 }
 
-function pipesOpen(pid: number, mode: number): string[] {
-  const isOpenSo = (fd: string): boolean => {
-    const info = readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'utf8');
-    const flags = Number.parseInt(/^flags:\s*([0-7]+)/m.exec(info)?.[1] ?? '', 8);
-    return (flags & accessModes) === mode;
-  };
-  return [...openThings(pid)]
-    .filter(([fd, thing]) => thing.startsWith('pipe:') && isOpenSo(fd))
-    .map(([, thing]) => thing);
+function pipesOpen(things: Things, access: number): string[] {
+  return [...things.values()]
+    .filter((open) => open.thing.startsWith('pipe:') && open.access === access)
+    .map(({ thing }) => thing);
 }
 
 function zygoteOf(hostPid: number): number {

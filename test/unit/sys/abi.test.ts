@@ -174,8 +174,10 @@ describe('the system layer agrees with the C compiler', () => {
 /** Every `const NAME = number` of host/sys, wherever it stands. */
 function constantsInSource(): { expression: string; value: bigint; where: string }[] {
   const folder = join(import.meta.dirname, '../../../host/sys');
+  // ZFS's headers are not Linux's: its two numbers are tried where ZFS is.
+  const files = fs.readdirSync(folder).filter((file) => file !== 'zfs.ts');
   const pattern = /const ([A-Z_][A-Z0-9_]+) =\s*([-\w<|. ]+);/g;
-  return fs.readdirSync(folder).flatMap((file) =>
+  return files.flatMap((file) =>
     [...fs.readFileSync(join(folder, file), 'utf8').matchAll(pattern)].map((match) => {
       const name = match[1] ?? '';
       return {
