@@ -5,6 +5,7 @@ import { channels, type StartPath, type StartRecord, type Step } from '../base/c
 import { cpuWeightMax } from '../cgroup/limits.ts';
 import { HatchError, messageOf, toHatchError } from '../base/errors.ts';
 import type { Isolation } from '../base/isolation.ts';
+import { startsUnderWay } from '../base/starts-under-way.ts';
 import { StepTimer } from '../base/step-timer.ts';
 import type { NetworkAccess } from '../network/network.ts';
 import type { Specialisation } from '../protocol/invoke.ts';
@@ -25,10 +26,7 @@ const passesMs = 20;
 
 export interface InstanceStarterOptions {
   parts: SandboxParts;
-  zygotes: Pick<
-    Zygotes,
-    'serving' | 'putOffForks' | 'missingBytes' | 'memoryBytes' | 'endUnused' | 'onReplaced'
-  >;
+  zygotes: Pick<Zygotes, 'serving' | 'missingBytes' | 'memoryBytes' | 'endUnused' | 'onReplaced'>;
   refillsPerSecond: number;
   isolation: Isolation;
   /** What an instance with this egress list may reach. */
@@ -74,7 +72,24 @@ export class InstanceStarter {
    * nothing is left then.
    */
   async start(fn: PoolFunction, order: StartOrder): Promise<Instance> {
-    if (fn.egress.length === 0) return this.#start(fn, order, undefined);
+    const end = startsUnderWay.begin();
+    try {
+      if (fn.egress.length === 0) return await this.#start(fn, order, undefined);
+      return await this.#startConnected(fn, order);
+    } finally {
+      end();
+    }
+  }
+
+  /** Ends every container, whatever it is doing; resolves when all are gone. Then none is made. */
+  async close(reason: HatchError): Promise<void> {
+    this.#closedBy = reason;
+    await this.parked.close();
+    await Promise.allSettled(this.#making);
+    await Promise.all([...this.#sandboxes.values()].map((sandbox) => sandbox.destroy(reason)));
+  }
+
+  async #startConnected(fn: PoolFunction, order: StartOrder): Promise<Instance> {
     const timer = new StepTimer();
     const access = await this.#options.connect(fn.egress);
     try {
@@ -88,14 +103,6 @@ export class InstanceStarter {
     }
   }
 
-  /** Ends every container, whatever it is doing; resolves when all are gone. Then none is made. */
-  async close(reason: HatchError): Promise<void> {
-    this.#closedBy = reason;
-    await this.parked.close();
-    await Promise.allSettled(this.#making);
-    await Promise.all([...this.#sandboxes.values()].map((sandbox) => sandbox.destroy(reason)));
-  }
-
   async #start(
     fn: PoolFunction,
     order: StartOrder,
@@ -104,7 +111,6 @@ export class InstanceStarter {
     const startNs = network?.steps[0]?.startNs ?? nowNs();
     const mayTake = !order.ahead && network?.parkedMayEnter !== false;
     const parked = mayTake ? this.parked.take(fn) : undefined;
-    if (parked !== undefined) this.#options.zygotes.putOffForks();
     const made = parked ?? (await this.#makeSandbox(fn, network?.access.namespaceFd));
     const { sandbox, path } = made;
     const early: Output[] = [];

@@ -24,8 +24,6 @@ import {
 /** Pairs of processes kept for the next containers; each costs some MB. */
 const blankPairs = 2;
 const blankPairBytes = 3 * 2 ** 20;
-/** Most starts are over by then. */
-const blankQuietMs = 5;
 const restartDelayMs = { first: 50, max: 5_000 } as const;
 
 export interface ZygoteEvents {
@@ -99,11 +97,6 @@ export class Zygote {
     return this.#blanks.fill();
   }
 
-  /** A start is under way that needs no processes: none are forked ahead beside it. */
-  putOffForks(): void {
-    this.#blanks.putOff();
-  }
-
   /**
    * The processes of one container, on their way already. The order's descriptors must stay open
    * until the pair's `first` is settled. Throws `host.start_failed`.
@@ -145,7 +138,6 @@ export class Zygote {
   #stockBlanks(): ReadyStock<BlankPair> {
     return new ReadyStock({
       count: this.#current.mode === 'fork' ? blankPairs : 0,
-      quietMs: blankQuietMs,
       make: async () => {
         const pair = this.#forkBlank();
         await pair.first;

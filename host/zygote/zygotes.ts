@@ -80,12 +80,6 @@ export class Zygotes {
     return member.zygote ?? (await member.started);
   }
 
-  /** See `Zygote.putOffForks`. */
-  putOffForks(): void {
-    this.default.putOffForks();
-    for (const zygote of this.others) zygote.putOffForks();
-  }
-
   /** Ends those that none of these classes needs, and those that were idle for long. */
   endUnused(needed: Iterable<TrustClass>): void {
     const keys = new Set([...needed].map((trust) => this.#keyOf(trust)));

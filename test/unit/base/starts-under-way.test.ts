@@ -1,0 +1,38 @@
+import assert from 'node:assert/strict';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { test } from 'node:test';
+import { StartsUnderWay } from '../../../host/base/starts-under-way.ts';
+
+/** Whether what waits for starts to be over has resolved. */
+function watch(starts: StartsUnderWay): { isOver: boolean; over: Promise<void> } {
+  const watched = { isOver: false, over: Promise.resolve() };
+  watched.over = starts.over().then(() => void (watched.isOver = true));
+  return watched;
+}
+
+test('nobody waits while none is under way', async () => {
+  const watched = watch(new StartsUnderWay());
+  await Promise.resolve();
+  await watched.over;
+  assert.equal(watched.isOver, true);
+});
+
+test('one that waits goes on when the last of several is over', async () => {
+  const starts = new StartsUnderWay();
+  const ends = [starts.begin(), starts.begin()];
+  const watched = watch(starts);
+  ends[0]?.();
+  ends[0]?.();
+  await sleep(50);
+  assert.equal(watched.isOver, false);
+  ends[1]?.();
+  await watched.over;
+});
+
+test('a start that takes for ever is waited for some time only', async () => {
+  const starts = new StartsUnderWay();
+  const end = starts.begin();
+  await watch(starts).over;
+  end();
+  await watch(starts).over;
+});
