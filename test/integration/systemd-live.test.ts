@@ -27,7 +27,7 @@ const skip =
   process.env['HATCH_TEST_INIT'] === 'systemd'
     ? false
     : 'needs systemd as PID 1: npm run test:vm -- systemd';
-const instances = join(serviceGroup, 'hatch');
+const instances = join(serviceGroup, 'hatchery');
 const supervisor = '/system.slice/hatch.service/supervisor';
 const settings = { HATCH_PARKED: 2, HATCH_PARKED_MAX: 0, HATCH_FREEZE_IDLE_AFTER_MS: 500 };
 const patience = { timeoutMs: 60_000 * slowness };
@@ -88,10 +88,10 @@ test(
   async () => {
     const pid = await mainPid();
     assert.equal(groupOf(pid), supervisor);
-    assert.deepEqual(groupsIn(serviceGroup).toSorted(), ['hatch', 'supervisor']);
+    assert.deepEqual(groupsIn(serviceGroup).toSorted(), ['hatchery', 'supervisor']);
     const others = processesBelow().filter((each) => groupOf(each) !== supervisor);
     for (const each of others)
-      assert.ok(groupOf(each).startsWith('/system.slice/hatch.service/hatch/'));
+      assert.ok(groupOf(each).startsWith('/system.slice/hatch.service/hatchery/'));
     // Two of the instance, and of each of two parked containers.
     assert.ok(others.length >= 6, `${others.length} processes in containers`);
     const { startRecord } = await deploy('limited', 'return 1', {
@@ -238,7 +238,7 @@ function assertGone(old: { processes: number[]; groups: string[] }): void {
     old.groups.filter((name) => now.has(name)),
     [],
   );
-  assert.deepEqual(groupsIn(serviceGroup).toSorted(), ['hatch', 'supervisor']);
+  assert.deepEqual(groupsIn(serviceGroup).toSorted(), ['hatchery', 'supervisor']);
 }
 
 function isFrozen(instance: string): boolean {
