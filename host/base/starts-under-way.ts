@@ -6,39 +6,30 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 /** The call that a start was for runs then. */
 const graceMs = 5;
-/** A function that loads for seconds is not to keep from the others what is made ahead. */
-const countsMsMax = 200;
+/** Where one is always under way, or takes seconds, what is made ahead helps those to come. */
+const waitMsMax = 100;
 
 export class StartsUnderWay {
   #count = 0;
   #endedAtMs = -Infinity;
-  #waiting: Promise<void> | undefined;
 
-  /** Gives what ends it; calling that again is fine. */
-  begin(): () => void {
+  begin(): void {
     this.#count++;
-    let isOver = false;
-    const end = (): void => {
-      if (isOver) return;
-      isOver = true;
-      clearTimeout(timer);
-      this.#endedAtMs = performance.now();
-      this.#count--;
-    };
-    const timer = setTimeout(end, countsMsMax);
-    return end;
   }
 
-  /** Resolves when none has been under way for a moment. */
-  over(): Promise<void> {
-    this.#waiting ??= this.#over().finally(() => {
-      this.#waiting = undefined;
-    });
-    return this.#waiting;
+  end(): void {
+    this.#count--;
+    this.#endedAtMs = performance.now();
   }
 
-  async #over(): Promise<void> {
-    while (this.#count > 0 || performance.now() < this.#endedAtMs + graceMs) await sleep(graceMs);
+  /** Resolves when none has been under way for a moment, or after some time. */
+  async over(): Promise<void> {
+    const untilMs = performance.now() + waitMsMax;
+    while (this.#isBusy(performance.now()) && performance.now() < untilMs) await sleep(graceMs);
+  }
+
+  #isBusy(nowMs: number): boolean {
+    return this.#count > 0 || nowMs < this.#endedAtMs + graceMs;
   }
 }
 

@@ -72,12 +72,12 @@ export class InstanceStarter {
    * nothing is left then.
    */
   async start(fn: PoolFunction, order: StartOrder): Promise<Instance> {
-    const end = startsUnderWay.begin();
+    startsUnderWay.begin();
     try {
       if (fn.egress.length === 0) return await this.#start(fn, order, undefined);
       return await this.#startConnected(fn, order);
     } finally {
-      end();
+      startsUnderWay.end();
     }
   }
 

@@ -3,7 +3,6 @@
  * since what a container was forked from is nobody else's to know. Each is given away once.
  */
 import { messageOf } from '../base/errors.ts';
-import { startsUnderWay } from '../base/starts-under-way.ts';
 import type { Sandbox } from '../sandbox/sandbox.ts';
 import { trustKey, type TrustClass } from '../zygote/trust-class.ts';
 
@@ -148,9 +147,8 @@ export class ParkedContainers {
   }
 
   async #makeOne(): Promise<boolean> {
-    await startsUnderWay.over();
     const entry = this.#shortShelf();
-    if (entry === undefined || this.#closed) return true;
+    if (entry === undefined) return true;
     const [key, shelf] = entry;
     // The others come first next time: what cannot be made must not keep them waiting.
     this.#shelves.delete(key);

@@ -25,7 +25,7 @@ const getHost =
 const MiB = 2 ** 20;
 const heldMib = 120;
 const patience = { timeoutMs: 30_000 * slowness };
-const kept = { timeoutMs: 900_000, keepAlive: { policy: 'fixed', keepMs: 3_600_000 } };
+const kept = { timeoutMs: 900_000, keepAlive: { policy: 'fixed', minutes: 60 } };
 const killsBefore = oomKills();
 const ballast = skip === false ? mountBallast() : undefined;
 after(() => ballast?.remove());
@@ -189,13 +189,13 @@ async function leaveAvailable(share: number): Promise<number> {
   return bytes;
 }
 
-/** A process that wants more than the limit above which its group is slowed down. */
+/** A process that wants more than the limit above which its group is slowed down nearly to a halt. */
 async function startStalling(): Promise<Disposable> {
   const group = `/sys/fs/cgroup/hatch-test-stall-${process.pid}`;
   mkdirSync(group);
   writeFileSync(join(group, 'memory.high'), String(16 * MiB));
-  writeFileSync(join(group, 'memory.max'), String(64 * MiB));
-  const script = `echo $$ >${group}/cgroup.procs; tail -c 1G /dev/zero`;
+  writeFileSync(join(group, 'memory.max'), String(256 * MiB));
+  const script = `echo $$ >${group}/cgroup.procs; exec dd if=/dev/zero of=/dev/null bs=1G count=1`;
   const child = spawn('sh', ['-c', script], { stdio: 'ignore' });
   const isTold = (): boolean => readPressure().memorySome > 20;
   await waitFor('the kernel tells of it', isTold, patience);

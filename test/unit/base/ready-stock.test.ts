@@ -31,13 +31,13 @@ test('as many as wanted are ready after a fill; the oldest is given away first',
 test('what was taken is made anew, but not while a start is under way', async () => {
   const { stock, made } = open();
   await stock.fill();
-  const end = startsUnderWay.begin();
+  startsUnderWay.begin();
   for (let taking = 0; taking < 12; taking++) {
     stock.take();
     await sleep(5);
   }
   assert.deepEqual(made, [1, 2, 3]);
-  end();
+  startsUnderWay.end();
   await stock.fill();
   assert.deepEqual(made, [1, 2, 3, 4, 5, 6]);
   await stock.close();
@@ -47,11 +47,11 @@ test('filling stops when a start begins, and goes on after it', async () => {
   const { stock, made } = open({ count: 100 });
   const filled = stock.fill();
   while (made.length === 0) await nextTurn();
-  const end = startsUnderWay.begin();
+  startsUnderWay.begin();
   const { length } = made;
   await sleep(50);
   assert.ok(made.length <= length + 1, `${made.length - length} made beside a start`);
-  end();
+  startsUnderWay.end();
   await filled;
   assert.equal(made.length, 100);
   await stock.close();
