@@ -189,7 +189,7 @@ async function leaveAvailable(share: number): Promise<number> {
   return bytes;
 }
 
-/** A process that wants more than the limit above which its group is slowed down nearly to a halt. */
+/** A process that wants more than the limit from which on its group is slowed down to a halt. */
 async function startStalling(): Promise<Disposable> {
   const group = `/sys/fs/cgroup/hatch-test-stall-${process.pid}`;
   mkdirSync(group);
