@@ -280,6 +280,7 @@ function networkStock(
   onNotice: (message: string) => void,
 ): ReadyStock<number> {
   return new ReadyStock({
+    name: 'networks',
     count: networkNamespacesReady,
     make: () => zygote.makeNetworkNamespace(),
     discard: closeSync,

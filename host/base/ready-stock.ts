@@ -5,7 +5,20 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { startsUnderWay } from './starts-under-way.ts';
 
+/** What is made ahead, by one stock each. */
+export const stockNames = [
+  'id ranges',
+  'cgroups',
+  'networks',
+  'connected networks',
+  'memory roots',
+  'snapshots',
+  'blank pairs',
+] as const;
+export type StockName = (typeof stockNames)[number];
+
 export interface ReadyStockOptions<T> {
+  name: StockName;
   /** How many to keep ready. */
   count: number;
   make: () => T | Promise<T>;
@@ -32,6 +45,15 @@ export class ReadyStock<T> {
     return taken;
   }
 
+  get name(): StockName {
+    return this.#options.name;
+  }
+
+  /** One that the stock has no part in any more. */
+  async makeOne(): Promise<T> {
+    return this.#options.make();
+  }
+
   /** Resolves when all are ready, or one could not be made. */
   fill(): Promise<void> {
     this.#filling ??= this.#fill().finally(() => {
@@ -48,7 +70,7 @@ export class ReadyStock<T> {
   }
 
   async #fill(): Promise<void> {
-    const { count, make, onError } = this.#options;
+    const { count, onError } = this.#options;
     for (;;) {
       // A turn of the event loop for each: somebody may want a start meanwhile.
       await nextTurn();
@@ -56,7 +78,7 @@ export class ReadyStock<T> {
       if (this.#closed || this.#ready.length >= count) return;
       try {
         // What is made while the stock closes is discarded with the rest.
-        this.#ready.push(await make());
+        this.#ready.push(await this.makeOne());
       } catch (error) {
         onError?.(error);
         return;

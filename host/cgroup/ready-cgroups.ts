@@ -18,6 +18,7 @@ export class ReadyCgroups {
   constructor({ driver, limits, readyCount, nextName }: ReadyCgroupsOptions) {
     this.#make = () => driver.create(nextName(), limits);
     this.#stock = new ReadyStock({
+      name: 'cgroups',
       count: readyCount,
       make: this.#make,
       discard: async (cgroup) => void (await cgroup.remove()),

@@ -51,6 +51,7 @@ export class IdRanges {
   constructor(options: IdRangesOptions) {
     this.#options = options;
     this.#stock = new ReadyStock({
+      name: 'id ranges',
       count: options.readyCount,
       make: () => this.#make(),
       discard: giveUp,

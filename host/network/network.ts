@@ -192,6 +192,7 @@ class OpenNetwork {
     const nameservers = options.nameservers ?? machineNameservers();
     this.policies = new Policies({ driver, nameservers, onNotice: options.onNotice });
     this.stock = new ReadyStock({
+      name: 'connected networks',
       count: endpointsReady,
       make: () => this.makeEndpoint(),
       discard: (endpoint) => this.#discard(endpoint),

@@ -48,6 +48,7 @@ export class MemoryScratch implements ScratchSpace {
     this.#mountPoints = overlayTakesDetached() ? undefined : mountPoints;
     if (this.#mountPoints !== undefined) mkdirSync(this.#mountPoints, { recursive: true });
     this.#spares = new ReadyStock({
+      name: 'memory roots',
       count: spareCount,
       make: () => this.#make(sizeBytes),
       discard: release,

@@ -127,6 +127,7 @@ export class SnapshotDriver<
   #add(key: string, layers: LayerStack<Stack>): Prepared<Stack, Copy> {
     const { spareCount, sizeBytes } = this.#options;
     const spares = new ReadyStock<Copy>({
+      name: 'snapshots',
       count: spareCount,
       make: () => this.#maker.copyAhead(layers.stack, sizeBytes),
       discard: (copy) => this.#destroy(copy),

@@ -137,6 +137,7 @@ export class Zygote {
 
   #stockBlanks(): ReadyStock<BlankPair> {
     return new ReadyStock({
+      name: 'blank pairs',
       count: this.#current.mode === 'fork' ? blankPairs : 0,
       make: async () => {
         const pair = this.#forkBlank();

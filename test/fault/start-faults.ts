@@ -4,34 +4,70 @@
  */
 import assert from 'node:assert/strict';
 import { after, before, suite, test } from 'node:test';
-import { paths, StartFaults, stepsWith, victims, type Victim } from '../support/start-faults.ts';
+import {
+  kinds,
+  stepsWith,
+  stockStepsAfter,
+  stockStepsAtStart,
+  victims,
+  type Kind,
+  type Victim,
+} from '../support/fault-points.ts';
+import { StartFaults } from '../support/start-faults.ts';
 
 /** Stocks of things made ahead are fuller at one time than at another. */
 const fluctuation = 24;
 
 /** Defines the tests; each kills `rounds` times after each step. */
-export function testStartFaults(options: { rounds: number; victims?: readonly Victim[] }): void {
-  const { rounds } = options;
-  suite('a start', () => {
+export function testStartFaults(options: {
+  rounds: number;
+  victims?: readonly Victim[];
+  kind?: Kind;
+}): void {
+  const { rounds, kind = 'plain' } = options;
+  const { paths, parked } = kinds[kind];
+  suite(`a start, ${kind}`, () => {
     let faults: StartFaults;
     before(async () => {
-      faults = await StartFaults.open();
+      faults = await StartFaults.open(kind);
       for (const signal of ['SIGHUP', 'SIGINT', 'SIGTERM'] as const)
         process.once(signal, () => void endBy(signal, faults));
     });
     after(() => faults[Symbol.asyncDispose]());
 
-    for (const victim of options.victims ?? victims)
+    const withoutGrowth = async (inject: () => Promise<void>): Promise<void> => {
+      const before = faults.holdings();
+      for (let round = 0; round < rounds; round++) await inject();
+      const after = faults.holdings();
+      await faults.assertNobodyAdmitted();
+      for (const [kind, count] of Object.entries(before)) {
+        const grown = after[kind as keyof typeof after] - count;
+        assert.ok(grown <= fluctuation, `${kind}: ${grown} more than ${count}`);
+      }
+    };
+
+    for (const victim of options.victims ?? victims) {
       for (const path of paths)
-        test(`${path}, after any step without its ${victim}, ${rounds} times`, async () => {
-          const before = faults.holdings();
-          for (let round = 0; round < rounds; round++)
+        test(`${path}, after any step without its ${victim}, ${rounds} times`, () =>
+          withoutGrowth(async () => {
             for (const step of stepsWith(victim, path)) await faults.inject({ path, step, victim });
-          const after = faults.holdings();
-          faults.assertNobodyAdmitted();
-          for (const kind of ['descriptors', 'mounts'] as const)
-            assert.ok(after[kind] - before[kind] <= fluctuation, `${before[kind]}, ${after[kind]}`);
-        });
+          }));
+
+      if (victim === 'controller' || victim === 'zygote')
+        for (const path of paths)
+          test(`${path}, without its ${victim} while stocks are filled, ${rounds} times`, () =>
+            withoutGrowth(async () => {
+              for (const step of stockStepsAfter(path)) await faults.inject({ path, step, victim });
+            }));
+
+      if (parked > 0)
+        test(`a parked container that waits, without its ${victim}, ${rounds} times`, () =>
+          withoutGrowth(() => faults.injectParked(victim)));
+
+      if (victim === 'controller')
+        test(`hosts die while they fill their stocks, ${rounds} times`, () =>
+          withoutGrowth(() => faults.injectAtStart(stockStepsAtStart)));
+    }
 
     test('leaves nothing behind, however it ended', async () => {
       await faults.assertNothingLeft();

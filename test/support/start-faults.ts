@@ -1,7 +1,7 @@
 /**
- * Kills what takes part in a start, after each of its steps. The host and its containers are made
- * to stop themselves there (stop-at-steps.ts); who drives them looks on, kills the victim, and lets
- * the others go on.
+ * Kills what takes part in a start, after each of its steps, or before and after something is made
+ * ahead for one. The host and its containers are made to stop themselves there (stop-at-steps.ts);
+ * who drives them looks on, kills the victim, and lets the others go on.
  *
  * Leaves the machine's network, for good.
  *
@@ -11,58 +11,47 @@
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { stepNames, type StepName } from '../../host/base/channels.ts';
 import { buildImage } from '../../images/build.ts';
 import { readRecipe } from '../../images/recipe.ts';
-import { startHost, type TestHost } from './host.ts';
+import { DiskImage } from './disk-image.ts';
+import {
+  kinds,
+  type Fault,
+  type FaultPath,
+  type HostKind,
+  type Kind,
+  type Victim,
+} from './fault-points.ts';
+import { startHost, TestHost, type StartHostOptions } from './host.ts';
 import { descendantsOf, isRunning, parentOf, waitFor } from './host-processes.ts';
 import { nameHost, type NamedHost } from './named-host.ts';
 import { slowness } from './slowness.ts';
-import { stepInTitle } from './step-title.ts';
+import type { StockStep } from './step-title.ts';
+import {
+  groupsOf,
+  innerPid,
+  pidNamespaceOf,
+  resume,
+  stoppedProcess,
+  type Stopped,
+} from './stopped-processes.ts';
 import { assertNetworkUntouched, leaveMachineNetwork } from './test-network.ts';
 
 const repository = resolve(import.meta.dirname, '../..');
 const pollMs = 2;
 const blankPairs = 2;
 
-export const victims = ['controller', 'zygote', 'PID 1', 'function'] as const;
-export type Victim = (typeof victims)[number];
-
-/** Which steps the start of a new container has on each path; `connected` is one with egress. */
-const stepsOf = {
-  forked: stepNames.filter((name) => name !== 'egress'),
-  booted: ['limits', 'overlay', 'rootfs', 'load'],
-  connected: stepNames,
-} as const satisfies Record<string, readonly StepName[]>;
-export type FaultPath = keyof typeof stepsOf;
-export const paths = Object.keys(stepsOf) as FaultPath[];
-
-/** After which steps of such a start the victim may die. */
-export function stepsWith(victim: Victim, path: FaultPath): readonly StepName[] {
-  // The container's own processes are not there before.
-  return stepsOf[path].filter((name) => victim === 'controller' || name !== 'egress');
-}
-
-export interface Fault {
-  path: FaultPath;
-  step: StepName;
-  victim: Victim;
-}
-
-interface Stopped {
-  pid: number;
-  step: string;
-}
-
 export class StartFaults {
   readonly #named: NamedHost;
-  readonly #imageDirectory: string;
+  readonly #kind: HostKind;
+  /** What is to be undone besides. */
+  readonly #opened: AsyncDisposableStack;
   /** Who may have stopped, and has to be told to go on. */
   readonly #known = new Set<number>();
   #host: TestHost | undefined;
@@ -72,9 +61,12 @@ export class StartFaults {
   #starting: Promise<TestHost> | undefined;
   #onStopped: ((stopped: Stopped) => Promise<void>) | undefined;
 
-  static async open(): Promise<StartFaults> {
+  static async open(kind: Kind = 'plain'): Promise<StartFaults> {
     leaveMachineNetwork();
+    const { parked, filesystem, paths } = kinds[kind];
+    await using opened = new AsyncDisposableStack();
     const imageDirectory = await mkdtemp(join(tmpdir(), 'hatch-faults-'));
+    opened.defer(() => rm(imageDirectory, { recursive: true, force: true }));
     await buildImage({
       recipe: await readRecipe('node24'),
       outputDirectory: join(imageDirectory, 'image'),
@@ -82,21 +74,26 @@ export class StartFaults {
       runtimeEntry: join(repository, 'test', 'functions', 'stopping-runtime.ts'),
     });
     const named = await nameHost({
-      parked: 0,
+      parked,
       baseImageDirectory: join(imageDirectory, 'image'),
       firewall: 'nftables',
     });
-    const faults = new StartFaults(named, imageDirectory);
+    if (filesystem !== undefined) {
+      const disk = opened.use(new DiskImage(filesystem));
+      await rm(named.config.stateDirectory ?? '', { recursive: true });
+      named.config.stateDirectory = join(disk.mountPoint, 'state');
+    }
+    const faults = new StartFaults(named, kinds[kind], opened.move());
     faults.#driver = faults.#drive();
     try {
       const host = await faults.#start();
       const source = 'let calls = 0; export const handler = () => (calls += 1);';
-      for (const name of paths)
+      for (const path of paths)
         await host.deploy({
-          manifest: { name, reuse: 'never', keepAliveMs: 0, ...manifestOf[name] },
+          manifest: { name: nameOf(path), reuse: 'never', keepAliveMs: 0, ...manifestOf(path) },
           'handler.ts': source,
         });
-      for (const name of paths) await faults.#assertCalls(name);
+      for (const path of paths) await faults.#assertCalls(path);
       await faults.#settle();
     } catch (error) {
       await faults[Symbol.asyncDispose]();
@@ -105,9 +102,10 @@ export class StartFaults {
     return faults;
   }
 
-  private constructor(named: NamedHost, imageDirectory: string) {
+  private constructor(named: NamedHost, kind: HostKind, opened: AsyncDisposableStack) {
     this.#named = named;
-    this.#imageDirectory = imageDirectory;
+    this.#kind = kind;
+    this.#opened = opened;
   }
 
   get host(): TestHost {
@@ -129,14 +127,63 @@ export class StartFaults {
     };
     const family = descendantsOf(this.host.pid).map(({ pid }) => pid);
     // It may fail or not: somebody else may take the part of whoever is gone.
-    const call = this.host.call(path).catch(() => undefined);
+    const call = this.host.call(nameOf(path)).catch(() => undefined);
     await Promise.race([struck.promise, failAfter(20_000, `no start came to "${step}"`)]);
     if (victim === 'controller') {
       await this.host.kill();
       await waitFor('all processes of the killed host end', () => !family.some(isRunning));
       await this.#start();
-    } else
-      await Promise.race([call, failAfter(20_000, `the call stopped at "${step}" got no answer`)]);
+    } else {
+      const reply = await Promise.race([
+        call,
+        failAfter(20_000, `the call stopped at "${step}" got no answer`),
+      ]);
+      assert.ok(reply !== undefined, 'the call was neither answered nor refused');
+      assert.notEqual(reply.error?.code, 'internal.bug', reply.error?.message);
+    }
+    await this.#assertCalls(path);
+    await this.#settle();
+  }
+
+  /** Kills hosts while they start, one after the other, each at such a step; the last one lives. */
+  async injectAtStart(steps: readonly StockStep[]): Promise<void> {
+    for (const step of steps) {
+      const family = descendantsOf(this.host.pid).map(({ pid }) => pid);
+      await this.host.kill();
+      await waitFor('all processes of the killed host end', () => !family.some(isRunning));
+      const struck = Promise.withResolvers<void>();
+      this.#onStopped = (stopped) => {
+        if (stopped.step === step) {
+          this.#onStopped = undefined;
+          process.kill(stopped.pid, 'SIGKILL');
+          struck.resolve();
+        }
+        return Promise.resolve();
+      };
+      this.#host = await TestHost.launch(this.#options());
+      await Promise.race([struck.promise, failAfter(60_000, `no host came to "${step}"`)]);
+    }
+    const family = descendantsOf(this.host.pid).map(({ pid }) => pid);
+    await this.host.kill();
+    await waitFor('all processes of the killed host end', () => !family.some(isRunning));
+    await this.#start();
+    for (const path of this.#kind.paths) await this.#assertCalls(path);
+    await this.#settle();
+  }
+
+  /** Kills who takes part in a container that is parked and waits; the next call is answered. */
+  async injectParked(victim: Victim): Promise<void> {
+    const [path] = this.#kind.paths;
+    assert.ok(path !== undefined && this.#kind.parked > 0);
+    const family = descendantsOf(this.host.pid).map(({ pid }) => pid);
+    process.kill(await this.#find(victim, 'waiting'), 'SIGKILL');
+    if (victim === 'controller') {
+      await this.host.kill();
+      await waitFor('all processes of the killed host end', () => !family.some(isRunning));
+      await this.#start();
+    }
+    const reply = await this.host.call(nameOf(path));
+    assert.notEqual(reply.error?.code, 'internal.bug', reply.error?.message);
     await this.#assertCalls(path);
     await this.#settle();
   }
@@ -149,20 +196,31 @@ export class StartFaults {
     await assertNetworkUntouched();
   }
 
-  /** What the host holds: it must not grow with the faults it has seen. */
-  holdings(): { descriptors: number; mounts: number } {
+  /** What the host holds, and what is made of its name: neither must grow with the faults. */
+  holdings(): Record<'descriptors' | 'mounts' | 'groups' | 'links' | 'snapshots', number> {
     const proc = `/proc/${this.host.pid}`;
+    const { cgroupParent, stateDirectory } = this.host;
+    const snapshots = join(stateDirectory, 'btrfs', 'roots');
+    const groups = ['/sys/fs/cgroup', '-type', 'd', '-path', `*/${cgroupParent}/*`];
     return {
       descriptors: readdirSync(`${proc}/fd`).length,
-      mounts: readFileSync(`${proc}/mountinfo`, 'latin1').split('\n').length,
+      mounts: linesOf(readFileSync(`${proc}/mountinfo`, 'latin1')),
+      groups: linesOf(execFileSync('find', groups, { encoding: 'utf8' })),
+      // The network namespace is the test's own.
+      links: linesOf(execFileSync('ip', ['-o', 'link'], { encoding: 'utf8' })),
+      snapshots: this.#kind.filesystem === 'btrfs' ? readdirSync(snapshots).length : 0,
     };
   }
 
-  /** By a firewall that is nftables. */
-  assertNobodyAdmitted(): void {
-    const table = execFileSync('nft', ['list', 'table', 'inet', 'hatch0'], { encoding: 'utf8' });
+  /** By a firewall that is nftables; a container is dismissed when its processes have ended. */
+  async assertNobodyAdmitted(): Promise<void> {
+    if (!this.#kind.paths.some((path) => path.endsWith('connected'))) return;
+    let table = '';
+    await waitFor('nobody is admitted', () => {
+      table = execFileSync('nft', ['list', 'table', 'inet', 'hatch0'], { encoding: 'utf8' });
+      return !table.includes('elements');
+    });
     assert.match(table, /map admitted4/);
-    assert.doesNotMatch(table, /elements/);
   }
 
   /** At any time: also while a host starts, or has stopped itself. */
@@ -172,59 +230,81 @@ export class StartFaults {
     await this.#host?.stop();
     this.#closed = true;
     await this.#driver;
-    await rm(this.#imageDirectory, { recursive: true, force: true });
+    await this.#opened.disposeAsync();
   }
 
   async #start(): Promise<TestHost> {
     if (this.#ending) throw new Error('The faults are over');
-    const hook = pathToFileURL(join(import.meta.dirname, 'stop-at-steps.ts')).href;
-    this.#starting = startHost({
-      config: this.#host?.config ?? this.#named.config,
-      environment: { NODE_OPTIONS: `--import=${hook}` },
-    });
+    this.#starting = startHost(this.#options());
     return (this.#host = await this.#starting);
   }
 
-  async #assertCalls(name: string): Promise<void> {
-    const reply = await this.host.call(name);
+  #options(): StartHostOptions {
+    const hook = pathToFileURL(join(import.meta.dirname, 'stop-at-steps.ts')).href;
+    return {
+      config: this.#host?.config ?? this.#named.config,
+      environment: { NODE_OPTIONS: `--import=${hook}` },
+    };
+  }
+
+  async #assertCalls(path: FaultPath): Promise<void> {
+    const reply = await this.host.call(nameOf(path));
     assert.equal(reply.error, undefined, reply.error?.message);
     assert.equal(reply.json<number>(), 1);
   }
 
-  /** No container is left, and the next one is forked from a zygote that lives. */
+  /** No container is left but what is parked; the next is forked from a zygote that lives. */
   async #settle(): Promise<void> {
-    await waitFor('nothing but blank pairs', () => {
-      const inits = descendantsOf(this.host.pid).filter(({ pid }) => innerPid(pid) === 1);
-      return inits.length === blankPairs && this.#containerProcesses().length === 0;
-    });
+    const { parked } = this.#kind;
+    let [inits, inContainers] = [0, 0];
+    const wanted = [blankPairs + parked, 2 * parked];
+    await waitFor('nothing but blank pairs and what is parked', () => {
+      inits = this.#inits().length;
+      inContainers = this.#containerProcesses().length;
+      return inits === wanted[0] && inContainers === wanted[1];
+    }).catch(() => assert.deepEqual([inits, inContainers], wanted));
   }
 
   async #strike(victim: Victim, stopped: Stopped): Promise<void> {
-    const pid = await this.#find(victim, stopped);
+    const pid = await this.#find(victim, `at step "${stopped.step}"`);
     // With their parent gone they are nobody's descendants any more.
     this.#noteFamily();
     process.kill(pid, 'SIGKILL');
     resume(stopped.pid);
   }
 
-  async #find(victim: Victim, stopped: Stopped): Promise<number> {
+  async #find(victim: Victim, when: string): Promise<number> {
     if (victim === 'controller') return this.host.pid;
     let found: number | undefined;
-    await waitFor(`${victim} at step "${stopped.step}"`, () => {
+    await waitFor(`${victim} ${when}`, () => {
       const init = this.#containerProcesses().find((pid) => innerPid(pid) === 1);
-      if (init === undefined) return false;
-      if (victim === 'PID 1') found = init;
-      else if (victim === 'zygote') found = parentOf(init);
-      else found = descendantsOf(init)[0]?.pid;
+      if (victim === 'zygote') found = this.#zygoteOf(init);
+      else if (victim === 'PID 1') found = init;
+      else found = init === undefined ? undefined : descendantsOf(init)[0]?.pid;
       return found !== undefined;
     });
-    return found ?? 0;
+    return found ?? assert.fail(`no ${victim}`);
+  }
+
+  /** The one that forked it; of blank pairs when that one is gone, or there is no container. */
+  #zygoteOf(init: number | undefined): number | undefined {
+    const own = descendantsOf(this.host.pid).map(({ pid }) => pid);
+    const inits = own.filter((pid) => innerPid(pid) === 1);
+    const child = init !== undefined && inits.includes(init) ? init : inits[0];
+    const parent = child === undefined ? undefined : parentOf(child);
+    // Who has lost its parent is the child of somebody that is none of ours.
+    return parent !== undefined && own.includes(parent) ? parent : undefined;
+  }
+
+  /** Of containers, and of blank pairs; a container outlives its zygote. */
+  #inits(): number[] {
+    return [...this.#known].filter((pid) => innerPid(pid) === 1);
   }
 
   /** Those in a group of the host, and those in the pid namespace of one that has stopped. */
   #containerProcesses(): number[] {
     const outside = pidNamespaceOf(process.pid);
-    const all = descendantsOf(this.host.pid).map(({ pid }) => pid);
+    const all = [...this.#known].filter((pid) => stoppedProcess(pid) !== 'gone');
     const stopped = all.filter((pid) => typeof stoppedProcess(pid) !== 'string');
     const stoppedIn = new Set(stopped.map(pidNamespaceOf));
     return all.filter((pid) => {
@@ -234,10 +314,9 @@ export class StartFaults {
     });
   }
 
+  /** Of hosts that start, too. */
   #noteFamily(): void {
-    const host = this.#host;
-    if (host === undefined) return;
-    for (const { pid } of [host, ...descendantsOf(host.pid)]) this.#known.add(pid);
+    for (const { pid } of descendantsOf(process.pid)) this.#known.add(pid);
   }
 
   /** Lets go on whoever has stopped, after the one that waits for this has had a look. */
@@ -256,45 +335,17 @@ export class StartFaults {
   }
 }
 
-const manifestOf: Record<FaultPath, object> = {
-  forked: {},
-  booted: { isolation: 'exec' },
-  connected: { network: { egress: ['443/tcp'] } },
-};
-
-function stoppedProcess(pid: number): Stopped | 'runs' | 'gone' {
-  const stat = attempt(() => readFileSync(`/proc/${pid}/stat`, 'latin1'));
-  if (stat === undefined) return 'gone';
-  if (!stat.slice(stat.lastIndexOf(')')).startsWith(') T')) return 'runs';
-  const command = attempt(() => readFileSync(`/proc/${pid}/cmdline`, 'latin1')) ?? '';
-  const step = stepInTitle(command.replaceAll('\0', ' '));
-  return step === undefined ? 'runs' : { pid, step };
+function linesOf(text: string): number {
+  return text.split('\n').length;
 }
 
-function resume(pid: number): void {
-  attempt(() => process.kill(pid, 'SIGCONT'));
+function nameOf(path: FaultPath): string {
+  return path.replace(' ', '-');
 }
 
-function pidNamespaceOf(pid: number): string | undefined {
-  return attempt(() => readlinkSync(`/proc/${pid}/ns/pid`));
-}
-
-function groupsOf(pid: number): string {
-  return attempt(() => readFileSync(`/proc/${pid}/cgroup`, 'latin1')) ?? '';
-}
-
-function innerPid(pid: number): number | undefined {
-  const status = attempt(() => readFileSync(`/proc/${pid}/status`, 'latin1')) ?? '';
-  return Number(/^NSpid:\t(.*)$/m.exec(status)?.[1]?.split('\t').at(-1));
-}
-
-/** Processes end while one looks at them. */
-function attempt<T>(look: () => T): T | undefined {
-  try {
-    return look();
-  } catch {
-    return undefined;
-  }
+function manifestOf(path: FaultPath): object {
+  if (path === 'booted') return { isolation: 'exec' };
+  return path.endsWith('connected') ? { network: { egress: ['443/tcp'] } } : {};
 }
 
 async function failAfter(timeoutMs: number, what: string): Promise<never> {

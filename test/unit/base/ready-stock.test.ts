@@ -12,6 +12,7 @@ function open(options: Partial<ReadyStockOptions<number>> = {}) {
   const made: number[] = [];
   const discarded: number[] = [];
   const stock = new ReadyStock({
+    name: 'cgroups',
     count: 3,
     make: () => made.push(made.length + 1),
     discard: (item) => void discarded.push(item),
