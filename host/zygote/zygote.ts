@@ -141,7 +141,13 @@ export class Zygote {
       count: this.#current.mode === 'fork' ? blankPairs : 0,
       make: async () => {
         const pair = this.#forkBlank();
-        await pair.first;
+        try {
+          await pair.first;
+        } catch (error) {
+          // Its processes may be there although the zygote has died: they wait for our end.
+          discardPair(pair).catch(() => undefined);
+          throw error;
+        }
         return pair;
       },
       discard: discardPair,

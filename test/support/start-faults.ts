@@ -17,6 +17,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { isDeepStrictEqual } from 'node:util';
 import { buildImage } from '../../images/build.ts';
 import { readRecipe } from '../../images/recipe.ts';
 import { DiskImage } from './disk-image.ts';
@@ -256,13 +257,20 @@ export class StartFaults {
   /** No container is left but what is parked; the next is forked from a zygote that lives. */
   async #settle(): Promise<void> {
     const { parked } = this.#kind;
-    let [inits, inContainers] = [0, 0];
-    const wanted = [blankPairs + parked, 2 * parked];
+    const wanted = { blanks: blankPairs, inits: blankPairs + parked, inContainers: 2 * parked };
+    let found = { ...wanted, blanks: NaN };
     await waitFor('nothing but blank pairs and what is parked', () => {
-      inits = this.#inits().length;
-      inContainers = this.#containerProcesses().length;
-      return inits === wanted[0] && inContainers === wanted[1];
-    }).catch(() => assert.deepEqual([inits, inContainers], wanted));
+      const inContainers = this.#containerProcesses();
+      const isBlank = ({ pid }: { pid: number }): boolean =>
+        innerPid(pid) === 1 && !inContainers.includes(pid);
+      found = {
+        blanks: descendantsOf(this.host.pid).filter(isBlank).length,
+        // A container outlives its zygote, a blank pair does not.
+        inits: [...this.#known].filter((pid) => innerPid(pid) === 1).length,
+        inContainers: inContainers.length,
+      };
+      return isDeepStrictEqual(found, wanted);
+    }).catch(() => assert.deepEqual(found, wanted));
   }
 
   async #strike(victim: Victim, stopped: Stopped): Promise<void> {
@@ -296,11 +304,6 @@ export class StartFaults {
     return parent !== undefined && own.includes(parent) ? parent : undefined;
   }
 
-  /** Of containers, and of blank pairs; a container outlives its zygote. */
-  #inits(): number[] {
-    return [...this.#known].filter((pid) => innerPid(pid) === 1);
-  }
-
   /** Those in a group of the host, and those in the pid namespace of one that has stopped. */
   #containerProcesses(): number[] {
     const outside = pidNamespaceOf(process.pid);
@@ -314,9 +317,12 @@ export class StartFaults {
     });
   }
 
-  /** Of hosts that start, too. */
+  /** Of hosts that start, too, and of those below whose parent has died. */
   #noteFamily(): void {
-    for (const { pid } of descendantsOf(process.pid)) this.#known.add(pid);
+    const family = descendantsOf(process.pid).map(({ pid }) => pid);
+    const lost = [...this.#known].filter((pid) => !family.includes(pid));
+    const below = lost.flatMap((pid) => descendantsOf(pid).map((child) => child.pid));
+    for (const pid of [...family, ...below]) this.#known.add(pid);
   }
 
   /** Lets go on whoever has stopped, after the one that waits for this has had a look. */
