@@ -177,7 +177,9 @@ export class StartFaults {
     const [path] = this.#kind.paths;
     assert.ok(path !== undefined && this.#kind.parked > 0);
     const family = descendantsOf(this.host.pid).map(({ pid }) => pid);
-    process.kill(await this.#find(victim, 'waiting'), 'SIGKILL');
+    const pid = await this.#find(victim, 'waiting');
+    this.#noteFamily();
+    process.kill(pid, 'SIGKILL');
     if (victim === 'controller') {
       await this.host.kill();
       await waitFor('all processes of the killed host end', () => !family.some(isRunning));
