@@ -31,6 +31,7 @@ import { MemoryScratch } from './storage/memory-scratch.ts';
 import { OverlayDriver } from './storage/overlay.ts';
 import type { StorageDriver } from './storage/storage-driver.ts';
 import { StorageDrivers } from './storage/storage-drivers.ts';
+import { Volumes } from './storage/volumes.ts';
 import { landlockAbi } from './sys/kernel-features.ts';
 import { oomScore, setOomScore } from './sys/oom-score.ts';
 import {
@@ -45,6 +46,7 @@ import { Zygotes } from './zygote/zygotes.ts';
 export interface Engine {
   images: Images;
   storage: StorageDrivers;
+  volumes: Volumes;
   baseImage: StoredImage;
   zygotes: Zygotes;
   pool: Pool;
@@ -116,8 +118,7 @@ export async function openEngine(
   const images = await openImages(imagesOptions(config, directory('images')));
   opened.defer(() => images.close());
   const { store: layers } = images;
-  const baseImage = await layers.importLayout({ directory: config.baseImageDirectory });
-  const lease = layers.acquire(baseImage.layers.map(({ chainId }) => chainId));
+  const { baseImage, lease } = await importBaseImage(layers, config.baseImageDirectory);
   opened.defer(() => lease.release());
 
   const scratch = memoryScratch(config);
@@ -150,15 +151,22 @@ export async function openEngine(
 
   const copyUpProbe = openCopyUpProbe({ layout: cgroups.layout, callNames: callNames() });
   opened.defer(() => copyUpProbe.close());
-  const parts = { cgroups: ready, storage, idRanges, networks, copyUpProbe };
+  const volumes = Volumes.open(config.stateDirectory);
+  const parts = { cgroups: ready, storage, volumes, idRanges, networks, copyUpProbe };
   const pool = openPool({ config, zygotes, network, parts, isolation, group: root, onNotice });
   opened.defer(() => pool.close());
   tellOfRefused(refusedCalls, pool, onNotice);
   await pool.fill();
 
   const all = opened.move();
-  const built = { images, storage, baseImage, zygotes, pool, network, isolation, copyUpProbe };
+  const files = { images, storage, volumes, baseImage, copyUpProbe };
+  const built = { ...files, zygotes, pool, network, isolation };
   return { ...built, optionalLimits: cgroups.optional, close: () => all.disposeAsync() };
+}
+
+async function importBaseImage(layers: Images['store'], directory: string) {
+  const baseImage = await layers.importLayout({ directory });
+  return { baseImage, lease: layers.acquire(baseImage.layers.map(({ chainId }) => chainId)) };
 }
 
 function rangesOf(

@@ -9,10 +9,12 @@ import { ControlServer } from './dispatch/control.ts';
 import { controlHandlers, type ControlParts } from './dispatch/control-handlers.ts';
 import { Dispatcher } from './dispatch/dispatcher.ts';
 import { loadFunctionLayers, type FunctionLayerSources } from './dispatch/function-layers.ts';
-import { LocalFunctions } from './dispatch/local-functions.ts';
+import { LocalFunctions, volumesOf, type FunctionLayers } from './dispatch/local-functions.ts';
 import { connectNats, type NatsAccess } from './dispatch/nats-access.ts';
 import { startNatsServer } from './dispatch/nats-server.ts';
 import { examineHost } from './doctor.ts';
+import type { FunctionVersion } from './function/record.ts';
+import type { Volumes } from './storage/volumes.ts';
 import { openEngine, type Engine } from './engine.ts';
 import { BundleRepository } from './function/bundle-repository.ts';
 import { thisMachine } from './function/limit-fields.ts';
@@ -169,7 +171,7 @@ async function serve({ config, log, engine, connection, opened }: Serving): Prom
   const functions = new LocalFunctions({
     readSecret: (name) => secrets.read(name),
     resolve: (name, reference) => registry.resolve(name, reference),
-    loadLayers: (version) => loadFunctionLayers(layerParts, version),
+    loadLayers: (version) => loadVersion(engine.volumes, layerParts, version),
     pool,
     log,
     onLoaded: ({ egress }) => engine.network.prepare(egress),
@@ -202,6 +204,7 @@ async function serve({ config, log, engine, connection, opened }: Serving): Prom
     pool,
     ...openBursts({ engine, opened }),
     images,
+    volumes: engine.volumes,
     hostName: config.hostName,
     machine: thisMachine({ memoryMb: config.memoryBudgetMb, limits: engine.optionalLimits }),
     log,
@@ -243,6 +246,26 @@ function layerSources(
     fetchLayer: ({ layer, repository }) => registry.getLayer(layer.digest, repository),
     directoryOf: ({ directoryName }) => directoryName,
   };
+}
+
+/** Its volumes are held as long as its layers are. */
+async function loadVersion(
+  volumes: Volumes,
+  sources: FunctionLayerSources,
+  version: FunctionVersion,
+): Promise<FunctionLayers> {
+  const releaseVolumes = await volumes.hold(volumesOf(version));
+  try {
+    const layers = await loadFunctionLayers(sources, version);
+    const release = (): void => {
+      layers.release();
+      releaseVolumes();
+    };
+    return { ...layers, release };
+  } catch (error) {
+    releaseVolumes();
+    throw error;
+  }
 }
 
 function openBursts({

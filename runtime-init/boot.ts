@@ -145,7 +145,11 @@ export function bootFunction(): void {
   // Its socket first: a profile may not let it find out what it has.
   const server = new FunctionServer({ invoke, answers });
   // Threads that Node.js has started before stay out: none of them works on files or sockets.
-  restrict({ abi: landlockAbi, connectTcpPorts: specialisation.network?.connectTcpPorts });
+  restrict({
+    abi: landlockAbi,
+    connectTcpPorts: specialisation.network?.connectTcpPorts,
+    volumes: specialisation.volumes,
+  });
   sealAllThreads(seal);
   server.load(specialisation, steps);
 }

@@ -22,6 +22,8 @@ export interface Restrictions {
   abi: number;
   /** Undefined: all, as for who has no network to reach by them. */
   connectTcpPorts?: readonly number[] | undefined;
+  /** Directories that may be changed too. */
+  volumes?: readonly string[] | undefined;
 }
 
 /** In the container's root. Cannot be undone. */
@@ -34,10 +36,11 @@ export function rehearseRestrictions(abi: number): void {
   if (abi > 0) closeSync(openRuleset({ abi, connectTcpPorts: [1] }));
 }
 
-function openRuleset({ abi, connectTcpPorts }: Restrictions): number {
+function openRuleset({ abi, connectTcpPorts, volumes = [] }: Restrictions): number {
   const files: FileRule[] = [];
+  const changed = volumes.map((path) => [path, fileAccess.change] as const);
   try {
-    for (const [path, access] of directories) {
+    for (const [path, access] of [...directories, ...changed]) {
       const directoryFd = openDirectory(path);
       if (directoryFd !== undefined) files.push({ directoryFd, access });
     }

@@ -115,8 +115,13 @@ export function waitForFunction(invoke: number): Assigned | undefined {
   }
   // In the order of the messages: the network, the root, what only this function gets.
   const networkFd = fdsExpected === 2 ? fds.shift() : undefined;
-  const [rootFd = -1, secretsFd] = fds;
-  const mounts: Mounts = secretsFd === undefined ? [] : [[secretsDirectory.slice(1), secretsFd]];
+  const [rootFd = -1, ...own] = fds;
+  const volumes = specialisation.volumes ?? [];
+  const volumeFds = own.splice(own.length - volumes.length);
+  const mounts: Mounts = [
+    ...own.map((fd): Mounts[number] => [secretsDirectory.slice(1), fd]),
+    ...volumeFds.map((fd, index): Mounts[number] => [volumes[index]?.slice(1) ?? '', fd]),
+  ];
   return { specialisation, rootFd, mounts, networkFd };
 }
 
@@ -143,6 +148,7 @@ function specialise({ blank, start, assigned, steps }: Assignment): void {
   restrict({
     abi: blank.landlockAbi,
     connectTcpPorts: specialisation.network?.connectTcpPorts,
+    volumes: specialisation.volumes,
   });
   dropPrivileges({
     userNamespace: fdFor(start.fds, 'userNamespace'),

@@ -25,6 +25,8 @@ export const errorCodes = {
   'version.not_found': { status: 404, fault: 'user' },
   'secret.not_found': { status: 404, fault: 'user' },
   'secret.in_use': { status: 409, fault: 'user' },
+  'volume.not_found': { status: 404, fault: 'user' },
+  'volume.in_use': { status: 409, fault: 'user' },
   // Limits reached.
   'host.busy': { status: 429, fault: 'host' },
   'host.draining': { status: 503, fault: 'host' },

@@ -14,6 +14,7 @@ import { topCommand } from './commands/top.ts';
 import { traceCommand } from './commands/trace.ts';
 import { upCommand } from './commands/up.ts';
 import { versionsCommand } from './commands/versions.ts';
+import { volumeCommands } from './commands/volume.ts';
 
 export const commands: readonly Command[] = [
   upCommand,
@@ -25,6 +26,7 @@ export const commands: readonly Command[] = [
   aliasCommand,
   rmCommand,
   ...secretCommands,
+  ...volumeCommands,
   logsCommand,
   traceCommand,
   topCommand,

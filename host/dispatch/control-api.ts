@@ -6,6 +6,7 @@
  */
 import { z } from 'zod';
 import { functionNamePattern, variableName } from '../function/manifest.ts';
+import { volumeNamePattern } from '../function/volume-fields.ts';
 import { sealedBoxSchema } from '../function/secret-box.ts';
 import {
   burstReportSchema,
@@ -35,6 +36,7 @@ interface Verb {
 }
 
 const name = z.string().regex(functionNamePattern, 'must be the name of a function');
+const volumeName = z.string().regex(volumeNamePattern, 'must be the name of a volume');
 const qualifier = z.string().min(1).max(63);
 const requestId = z.string().regex(/^[A-Za-z0-9_-]{1,64}$/, 'must be a request id');
 /** Of an image. */
@@ -230,6 +232,28 @@ export const controlApi = {
   },
   'secret.rm': { audience: 'one', request: z.object({ name: variableName }), reply: nothing },
   'secret.rotate': { audience: 'one', request: nothing, reply: z.object({ resealed: z.number() }) },
+  'volume.ls': {
+    audience: 'all',
+    request: nothing,
+    reply: z.object({
+      volumes: z.array(
+        z.object({
+          tenant: z.string(),
+          functionName: z.string(),
+          name: z.string(),
+          usedBytes: z.number(),
+          limitBytes: z.number().optional(),
+          isUsed: z.boolean(),
+        }),
+      ),
+    }),
+  },
+  'volume.rm': {
+    audience: 'all',
+    request: z.object({ functionName: name, name: volumeName }),
+    /** Each host has those of functions that it was to run. */
+    reply: z.object({ isRemoved: z.boolean() }),
+  },
   status: {
     audience: 'all',
     request: nothing,
@@ -279,6 +303,8 @@ export const tenantVerbs: ReadonlySet<ControlVerb> = new Set<ControlVerb>([
   'secret.ls',
   'secret.set',
   'secret.rm',
+  'volume.ls',
+  'volume.rm',
 ]);
 
 /** NATS permissions are by subject, so the tenant is in it; `*` is any. */

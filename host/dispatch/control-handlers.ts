@@ -17,9 +17,15 @@ import { imageHandlers } from './image-handlers.ts';
 import type { ImageParts } from './image-handlers.ts';
 import { secretHandlers } from './secret-handlers.ts';
 import type { SecretParts } from './secret-handlers.ts';
+import { volumeHandlers } from './volume-handlers.ts';
+import type { VolumeParts } from './volume-handlers.ts';
 
 export interface ControlParts
-  extends DeployParts, Omit<SecretParts, 'registry'>, Omit<BurstParts, 'registry'> {
+  extends
+    DeployParts,
+    Omit<SecretParts, 'registry'>,
+    Omit<BurstParts, 'registry'>,
+    Omit<VolumeParts, 'registry'> {
   secrets: SecretParts['secrets'] & Pick<SecretStore, 'require'>;
   /** What limits can be had here. */
   machine: Machine;
@@ -47,6 +53,7 @@ export function controlHandlers(parts: ControlParts): ControlHandlers {
     ...listHandlers(parts),
     ...functionHandlers(parts),
     ...secretHandlers(parts),
+    ...volumeHandlers(parts),
     ...hostHandlers(parts),
     ...imageHandlers(parts.images, parts.hostName),
     ...burstHandlers(parts),

@@ -13,6 +13,7 @@ import type { FunctionChange } from '../function/view.ts';
 import type { DispatchLog } from './dispatcher.ts';
 import type { InstancePool } from './instance-pool.ts';
 import type { FunctionSecrets, PoolFunction } from '../pool/pool-function.ts';
+import type { AttachedVolume } from '../sandbox/own-mounts.ts';
 
 /** Layer directories of one version, kept on disk until released. */
 export interface FunctionLayers {
@@ -38,6 +39,7 @@ export interface LocalFunctionsOptions {
   retryMs?: number;
 }
 
+const MiB = 2 ** 20;
 const retryMsDefault = 1000;
 const retryMsMax = 30_000;
 const oldGoesOn = 'Cannot make a new version ready: the old one goes on';
@@ -226,7 +228,16 @@ export function poolFunctionOf(
     egress: manifest.network === 'none' ? [] : manifest.network.egress,
     env: { ...layers.env, ...manifest.env },
     ...(uses.length === 0 ? {} : { secrets: { uses, read } }),
+    ...(manifest.volumes.length === 0 ? {} : { volumes: volumesOf(version) }),
   };
+}
+
+/** What a version has of its function's volumes. */
+export function volumesOf({ name: functionName, manifest }: FunctionVersion): AttachedVolume[] {
+  const { tenant, volumes } = manifest;
+  return volumes.map(({ name, path, sizeMb }) => {
+    return { tenant, functionName, name, path, sizeBytes: sizeMb * MiB };
+  });
 }
 
 function keepAlivePolicyOf({ keepAlive }: FunctionVersion['manifest']): PoolFunction['keepAlive'] {

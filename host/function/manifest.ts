@@ -8,6 +8,7 @@ import { z } from 'zod';
 import { HatchError, messageOf } from '../base/errors.ts';
 import { parseRemoteName } from '../image/registry/remote-name.ts';
 import { parseEgressRule } from '../network/egress.ts';
+import { storageBeside, volumeProblems, volumesField } from './volume-fields.ts';
 import {
   beyondMachine,
   contradictions,
@@ -58,9 +59,14 @@ export function parseManifest(value: unknown): FunctionManifest {
   const { $schema: _, keepAlive, keepAliveMs, ...rest } = parsed.data;
   if (keepAlive !== undefined && keepAliveMs !== undefined)
     throw invalid([{ path: 'keepAliveMs', message: 'is said by keepAlive already' }]);
-  const manifest = { ...rest, keepAlive: keepAlive ?? keepAliveOf(keepAliveMs) };
+  const manifest = {
+    ...rest,
+    ...storageBeside(rest),
+    keepAlive: keepAlive ?? keepAliveOf(keepAliveMs),
+  };
   refuse([
     ...reservedNames(manifest),
+    ...volumeProblems(manifest),
     ...contradictions(manifest),
     ...unusable(manifest),
     ...unsupported(manifest),
@@ -174,7 +180,7 @@ const manifestSchema = z.strictObject({
     .optional()
     .describe(
       'Storage driver: overlay writes to memory and copies files up, btrfs and zfs to disk, and ' +
-        "blocks only; by default the host's choice",
+        "blocks only; by default the host's choice; beside volumes always overlay",
     ),
   network: z
     .union([
@@ -209,6 +215,7 @@ const manifestSchema = z.strictObject({
     .max(64)
     .default([])
     .describe('Secrets, as files /run/secrets/<name>; {"name", "as": "env"}: as a variable, too'),
+  volumes: volumesField,
   image: imageName
     .optional()
     .describe('An image of a registry whose files the function finds, below those of its runtime'),

@@ -201,6 +201,7 @@ export class InstanceStarter {
         storage: fn.storage,
         limits: passes ? { ...limits, cpuWeight: cpuWeightMax } : limits,
         ...secretsOf(fn),
+        ...(fn.volumes && { volumes: fn.volumes }),
         network: access,
       });
       if (passes) restore();
@@ -274,6 +275,7 @@ function specialisationOf(
     seccomp: fn.seccomp,
     env: { HATCH_FUNCTION_NAME: fn.name, HATCH_FUNCTION_VERSION: fn.version, ...fn.env },
     ...(fn.secrets === undefined ? {} : { secretEnv: variablesOf(fn.secrets) }),
+    ...(fn.volumes && { volumes: fn.volumes.map(({ path }) => path) }),
     ...(access && { network: networkOf(access, isParked) }),
   };
 }

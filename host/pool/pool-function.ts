@@ -6,6 +6,7 @@
 import type { CgroupLimits } from '../cgroup/cgroup.ts';
 import type { SeccompProfile } from '../protocol/invoke.ts';
 import type { StorageName } from '../storage/storage-driver.ts';
+import type { AttachedVolume } from '../sandbox/own-mounts.ts';
 import type { TrustClass } from '../zygote/trust-class.ts';
 import type { KeepAlivePolicy } from './policy/instance-demand.ts';
 
@@ -47,6 +48,8 @@ export interface PoolFunction extends TrustClass {
   egress: readonly string[];
   env: Record<string, string>;
   secrets?: FunctionSecrets | undefined;
+  /** Prepared on this host. */
+  volumes?: readonly AttachedVolume[] | undefined;
   /** Undefined where a root does not read the layers' files themselves. */
   startReads?: StartReads | undefined;
 }

@@ -20,6 +20,8 @@ export interface Specialisation {
   env: Record<string, string>;
   /** Secrets, files below `secretsDirectory`, whose values are to be in the environment too. */
   secretEnv?: string[];
+  /** Absolute paths of its volumes, whose mounts come beside the root, as the last ones. */
+  volumes?: string[];
   /** Absent for a function that may go nowhere. */
   network?: {
     /** A namespace comes beside this message, to be entered; else the container was made in it. */

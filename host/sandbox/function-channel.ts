@@ -116,8 +116,8 @@ export class FunctionChannel {
   }
 
   /**
-   * Sends the mount of the function's root, and then that of its secrets when it has some. Resolves
-   * when the bundle is loaded, with the steps it took.
+   * Sends the mount of the function's root, then that of its secrets and those of its volumes, when
+   * it has some. Resolves when the bundle is loaded, with the steps it took.
    */
   sendRoot(mountFds: readonly number[]): Promise<Step[]> {
     if (this.#closedBy !== undefined) return Promise.reject(this.#closedBy);

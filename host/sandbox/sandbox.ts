@@ -12,6 +12,7 @@
 import { once } from 'node:events';
 import { closeSync } from 'node:fs';
 import { HatchError, messageOf } from '../base/errors.ts';
+import { functionUser } from '../base/function-user.ts';
 import type { ReadyStock } from '../base/ready-stock.ts';
 import type { Step } from '../base/channels.ts';
 import { StepTimer } from '../base/step-timer.ts';
@@ -23,6 +24,7 @@ import type { ContainerIdentity, FdRole } from '../protocol/zygote.ts';
 import type { CopyUpProbe, CopyUpTime } from '../storage/copy-up-probe.ts';
 import type { WritableRoot } from '../storage/storage-driver.ts';
 import type { StorageDrivers } from '../storage/storage-drivers.ts';
+import type { Volumes } from '../storage/volumes.ts';
 import type { Connection } from '../sys/connection.ts';
 import { killByPidFd } from '../sys/fork.ts';
 import { watchReadable, type Watch } from '../sys/libc.ts';
@@ -31,13 +33,15 @@ import { FunctionChannel, type CallResult, type Output } from './function-channe
 import { endReason } from './end-reason.ts';
 import { InitChannel } from './init-channel.ts';
 import { RawOutput } from './raw-output.ts';
-import { mountSecrets, type SecretFile } from './secrets-mount.ts';
+import { mountOwn, type OwnMounts } from './own-mounts.ts';
 import { createRoot, type RootOrder } from './root.ts';
 import { Refusals } from './refusals.ts';
 
 export interface SandboxParts {
   cgroups: CgroupSource;
   storage: Pick<StorageDrivers, 'of'>;
+  /** For functions that have some. */
+  volumes?: Pick<Volumes, 'mount'>;
   copyUpProbe?: CopyUpProbe;
   idRanges: IdRanges;
   /** Descriptors of network namespaces, with their loopback up. */
@@ -68,17 +72,12 @@ export type Spawner = (request: {
   fds: readonly (readonly [FdRole, number])[];
 }) => ContainerProcesses;
 
-export interface Assignment extends RootOrder {
+export interface Assignment extends RootOrder, OwnMounts {
   specialisation: Specialisation;
   limits: CgroupLimits;
-  /** Wiped when the instance has them. */
-  secrets?: readonly SecretFile[];
   /** What it may reach; the container's from here on. Undefined: its own loopback. */
   network?: NetworkAccess | undefined;
 }
-
-/** User and group of every function, inside its container. */
-export const functionUser = { uid: 1000, gid: 1000 } as const;
 
 /** How long after its death what it said is waited for: it is there, but not read yet. */
 const lastWordsMs = 100;
@@ -205,7 +204,7 @@ export class Sandbox {
 
   /** Makes it an instance of one function. Resolves when that is loaded, with the steps it took. */
   async assign(assignment: Assignment): Promise<Step[]> {
-    const { specialisation, limits, secrets, network } = assignment;
+    const { specialisation, limits, network } = assignment;
     const channel = this.#liveChannel();
     const timer = new StepTimer();
     this.#network = network;
@@ -217,7 +216,7 @@ export class Sandbox {
     timer.finish('limits');
     this.#root = createRoot(this.#parts, { id: this.id, range: this.#range }, assignment);
     timer.finish('overlay');
-    const loaded = this.#sendRoot(channel, this.#root, secrets);
+    const loaded = this.#sendRoot(channel, this.#root, assignment);
     this.#root.closeMount();
     const steps = await loaded;
     // The function's process has waited for this before it loaded anything: it is there by now.
@@ -225,18 +224,10 @@ export class Sandbox {
     return [...timer.steps, ...steps];
   }
 
-  #sendRoot(
-    channel: FunctionChannel,
-    { mountFd }: WritableRoot,
-    secrets: readonly SecretFile[] | undefined,
-  ): Promise<Step[]> {
-    if (secrets === undefined) return channel.sendRoot([mountFd]);
-    const secretsFd = mountSecrets(secrets, this.#range.firstHostId + functionUser.uid);
-    try {
-      return channel.sendRoot([mountFd, secretsFd]);
-    } finally {
-      closeSync(secretsFd);
-    }
+  #sendRoot(channel: FunctionChannel, { mountFd }: WritableRoot, own: OwnMounts): Promise<Step[]> {
+    const { volumes } = this.#parts;
+    using mounts = mountOwn(own, { mountFd, range: this.#range, volumes });
+    return channel.sendRoot([mountFd, ...mounts.fds]);
   }
 
   /** `onStart` gets the call's number before anything is sent. Rejects with `function.*`. */

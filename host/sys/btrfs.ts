@@ -5,6 +5,8 @@ import { asyncSyscall, syscall } from './libc.ts';
 
 const BTRFS_SUPER_MAGIC = 0x9123683e;
 const BTRFS_IOC_SNAP_CREATE_V2 = 0x50009417;
+const BTRFS_IOC_SYNC = 0x9408;
+const BTRFS_IOC_TREE_SEARCH = 0xd0009411;
 const BTRFS_IOC_SUBVOL_CREATE_V2 = 0x50009418;
 const BTRFS_IOC_SUBVOL_SETFLAGS = 0x4008941a;
 const BTRFS_IOC_SNAP_DESTROY_V2 = 0x5000943f;
@@ -15,9 +17,14 @@ const BTRFS_IOC_QGROUP_LIMIT = 0x8030942b;
 const BTRFS_IOC_FS_INFO = 0x8400941f;
 const BTRFS_SUBVOL_RDONLY = 2;
 const BTRFS_FIRST_FREE_OBJECTID = 256n;
+const BTRFS_QUOTA_TREE_OBJECTID = 8n;
+/** Keys of the quota tree: no object, one of these, the group's number. */
+const BTRFS_QGROUP_INFO_KEY = 242;
+const BTRFS_QGROUP_LIMIT_KEY = 244;
 const BTRFS_QUOTA_CTL_ENABLE = 1;
 /** Linux 6.7: counts what a subvolume writes, without looking for who shares what. */
 const quotaEnableSimple = 4;
+const BTRFS_QGROUP_LIMIT_MAX_RFER = 1;
 const BTRFS_QGROUP_LIMIT_MAX_EXCL = 2;
 
 export const volumeArgumentsLayout = { size: 4096, fd: 0, name: 56 } as const;
@@ -25,13 +32,36 @@ export const lookupArgumentsLayout = { size: 4096, treeId: 0, objectId: 8 } as c
 export const quotaArgumentsLayout = { size: 16, command: 0 } as const;
 export const quotaGroupArgumentsLayout = { size: 16, create: 0, id: 8 } as const;
 /** Group 0 is that of the subvolume the descriptor is in. */
-export const quotaLimitArgumentsLayout = { size: 48, flags: 8, exclusiveMax: 24 } as const;
+export const quotaLimitArgumentsLayout = {
+  size: 48,
+  flags: 8,
+  referencedMax: 16,
+  exclusiveMax: 24,
+} as const;
+/** struct btrfs_ioctl_search_args: a btrfs_ioctl_search_key, then what was found. */
+export const searchArgumentsLayout = {
+  size: 4096,
+  treeId: 0,
+  offsetMin: 24,
+  offsetMax: 32,
+  transactionMax: 48,
+  typeMin: 56,
+  typeMax: 60,
+  count: 64,
+  /** A btrfs_ioctl_search_header, then the item. */
+  found: 104,
+  headerBytes: 32,
+} as const;
+export const quotaInfoItemLayout = { size: 40, referenced: 8 } as const;
+export const quotaLimitItemLayout = { size: 40, flags: 0, referencedMax: 8 } as const;
 
 export const fileSystemArgumentsLayout = { size: 1024, fsid: 16 } as const;
 const fsidBytes = 16;
 
 const ioctlPrototype = 'int ioctl(int fd, unsigned long request, uint8_t *argument)';
 const requestNames = new Map([
+  [BTRFS_IOC_SYNC, 'write a btrfs to disk'],
+  [BTRFS_IOC_TREE_SEARCH, 'read btrfs quotas'],
   [BTRFS_IOC_SNAP_CREATE_V2, 'make a btrfs snapshot'],
   [BTRFS_IOC_SUBVOL_CREATE_V2, 'make a btrfs subvolume'],
   [BTRFS_IOC_SUBVOL_SETFLAGS, 'make a btrfs subvolume read-only'],
@@ -53,6 +83,12 @@ const ioctlInBackground = asyncSyscall<[number, number, Uint8Array]>(
 export interface SubvolumePlace {
   directoryFd: number;
   name: string;
+}
+
+export interface SubvolumeUsage {
+  usedBytes: number;
+  /** Undefined: none. */
+  limitBytes: number | undefined;
 }
 
 export function isOnBtrfs(path: string): boolean {
@@ -124,13 +160,42 @@ export function enableQuotas(fd: number): void {
   }
 }
 
-/** Limits what the subvolume of `fd` has for itself: `EDQUOT` beyond. Needs quotas. */
-export function limitSubvolume(fd: number, sizeBytes: number): void {
-  const { size, flags, exclusiveMax } = quotaLimitArgumentsLayout;
+/**
+ * Limits what the subvolume of `fd` has, all of it or what it shares with none: `EDQUOT` beyond.
+ * Needs quotas.
+ */
+export function limitSubvolume(
+  fd: number,
+  sizeBytes: number,
+  of: 'all' | 'unshared' = 'unshared',
+): void {
+  const { size, flags, referencedMax, exclusiveMax } = quotaLimitArgumentsLayout;
   const request = Buffer.alloc(size);
-  request.writeBigUInt64LE(BigInt(BTRFS_QGROUP_LIMIT_MAX_EXCL), flags);
-  request.writeBigUInt64LE(BigInt(sizeBytes), exclusiveMax);
+  const isOfAll = of === 'all';
+  const which = isOfAll ? BTRFS_QGROUP_LIMIT_MAX_RFER : BTRFS_QGROUP_LIMIT_MAX_EXCL;
+  request.writeBigUInt64LE(BigInt(which), flags);
+  request.writeBigUInt64LE(BigInt(sizeBytes), isOfAll ? referencedMax : exclusiveMax);
   ioctl(fd, BTRFS_IOC_QGROUP_LIMIT, request);
+}
+
+/** What the subvolume of `fd` has, and may have by `limitSubvolume` of all. Needs quotas. */
+export function subvolumeUsage(fd: number): SubvolumeUsage {
+  const group = subvolumeId(fd);
+  const info = quotaItem(fd, group, BTRFS_QGROUP_INFO_KEY);
+  const limit = quotaItem(fd, group, BTRFS_QGROUP_LIMIT_KEY);
+  const usedBytes = Number(info?.readBigUInt64LE(quotaInfoItemLayout.referenced) ?? 0);
+  const flags = Number(limit?.readBigUInt64LE(quotaLimitItemLayout.flags) ?? 0);
+  if (limit === undefined || (flags & BTRFS_QGROUP_LIMIT_MAX_RFER) === 0)
+    return { usedBytes, limitBytes: undefined };
+  return {
+    usedBytes,
+    limitBytes: Number(limit.readBigUInt64LE(quotaLimitItemLayout.referencedMax)),
+  };
+}
+
+/** Resolves when everything of the file system is on its disk. */
+export async function syncFileSystem(fd: number): Promise<void> {
+  await ioctlInBackground(fd, BTRFS_IOC_SYNC, new Uint8Array(8));
 }
 
 /** Forgets the limit of a removed subvolume; from Linux 6.10 the kernel does so by itself. */
@@ -149,6 +214,22 @@ function controlQuotas(fd: number, command: number): void {
   const request = Buffer.alloc(quotaArgumentsLayout.size);
   request.writeBigUInt64LE(BigInt(command), quotaArgumentsLayout.command);
   ioctl(fd, BTRFS_IOC_QUOTA_CTL, request);
+}
+
+/** Of one key, so that there is one at most. */
+function quotaItem(fd: number, group: bigint, type: number): Buffer | undefined {
+  const layout = searchArgumentsLayout;
+  const request = Buffer.alloc(layout.size);
+  request.writeBigUInt64LE(BTRFS_QUOTA_TREE_OBJECTID, layout.treeId);
+  request.writeBigUInt64LE(group, layout.offsetMin);
+  request.writeBigUInt64LE(group, layout.offsetMax);
+  request.writeBigUInt64LE(2n ** 64n - 1n, layout.transactionMax);
+  request.writeUInt32LE(type, layout.typeMin);
+  request.writeUInt32LE(type, layout.typeMax);
+  request.writeUInt32LE(1, layout.count);
+  ioctl(fd, BTRFS_IOC_TREE_SEARCH, request);
+  if (request.readUInt32LE(layout.count) === 0) return undefined;
+  return request.subarray(layout.found + layout.headerBytes);
 }
 
 function volumeArguments({ name, fd = 0 }: { name: string; fd?: number }): Buffer {

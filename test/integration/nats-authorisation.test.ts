@@ -123,6 +123,8 @@ describe('who may do what', () => {
     const removed = await hatch('caller', ['rm', 'hello']);
     assert.equal(removed.code, 1);
     assert.match(removed.stderr, /publish to "hatch\.ctl\.rm": .*ops\/nats\/README\.md/);
+    const volumes = await hatch('deployer', ['volume', 'ls']);
+    assert.equal(volumes.code, 0, volumes.stderr);
     const pinned = await hatch('deployer', ['image', 'ls']);
     assert.match(pinned.stderr, /publish to "hatch\.ctl\.image\.ls"/);
   });
@@ -131,6 +133,7 @@ describe('who may do what', () => {
     caller: [
       'hatch.ctl.deploy',
       'hatch.ctl.secret.set',
+      'hatch.ctl.volume.rm',
       'hatch.logs.hello.x',
       '$KV.hatch_functions.pointer.hello',
       '$JS.API.STREAM.DELETE.KV_hatch_functions',
@@ -150,8 +153,10 @@ describe('who may do what', () => {
     tenant: [
       'hatch.ctl.deploy',
       'hatch.ctl.secret.set',
+      'hatch.ctl.volume.rm',
       'hatch.tenant.other.deploy',
       'hatch.tenant.other.secret.set',
+      'hatch.tenant.other.volume.rm',
       'hatch.fn.hello',
     ],
     operator: ['$O.hatch_layers.M.x', '$KV.hatch_functions.pointer.hello', '$JS.API.STREAM.LIST'],

@@ -84,6 +84,7 @@ export async function startFakeHost(
       pool,
       log,
       images: noImages,
+      volumes: { list: () => [], remove: async () => false },
       bursts,
       baseLayer: undefined,
       hostName: name,

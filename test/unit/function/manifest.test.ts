@@ -36,6 +36,7 @@ test('a manifest of name and entry gets every default', () => {
     network: 'none',
     env: {},
     secrets: [],
+    volumes: [],
     layers: [],
     triggers: [],
   });

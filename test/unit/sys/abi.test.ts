@@ -7,14 +7,6 @@ import fs from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { before, describe, test } from 'node:test';
-import {
-  fileSystemArgumentsLayout,
-  lookupArgumentsLayout,
-  quotaArgumentsLayout,
-  quotaGroupArgumentsLayout,
-  quotaLimitArgumentsLayout,
-  volumeArgumentsLayout,
-} from '../../../host/sys/btrfs.ts';
 import { helper } from '../../../host/sys/bpf-instructions.ts';
 import { btfInfoLayout, memberLayout, typeLayout } from '../../../host/sys/bpf.ts';
 import { fileHandleLayout } from '../../../host/sys/file-handle.ts';
@@ -46,6 +38,7 @@ import {
 import { comparisonLayout } from '../../../host/sys/seccomp.ts';
 import { messageLayout } from '../../../host/sys/socket.ts';
 import { evaluate, layout, pair, type Claim } from '../../support/c-compiler.ts';
+import { btrfsLayouts } from './btrfs-layouts.ts';
 
 const headers = `
 #define _GNU_SOURCE
@@ -313,24 +306,7 @@ function structureLayouts(): Claim[] {
       ifr_flags: interfaceRequestLayout.flags,
     }),
     ...layout('struct signalfd_siginfo', signalInfoBytes, { ssi_signo: 0 }),
-    ...layout('struct btrfs_ioctl_vol_args_v2', volumeArgumentsLayout.size, {
-      fd: volumeArgumentsLayout.fd,
-      name: volumeArgumentsLayout.name,
-    }),
-    ...layout('struct btrfs_ioctl_fs_info_args', fileSystemArgumentsLayout.size, {
-      fsid: fileSystemArgumentsLayout.fsid,
-    }),
-    ...layout('struct btrfs_ioctl_ino_lookup_args', lookupArgumentsLayout.size, {
-      treeid: lookupArgumentsLayout.treeId,
-      objectid: lookupArgumentsLayout.objectId,
-    }),
-    ...layout('struct btrfs_ioctl_quota_ctl_args', quotaArgumentsLayout.size, {
-      cmd: quotaArgumentsLayout.command,
-    }),
-    ...layout('struct btrfs_ioctl_qgroup_create_args', quotaGroupArgumentsLayout.size, {
-      create: quotaGroupArgumentsLayout.create,
-      qgroupid: quotaGroupArgumentsLayout.id,
-    }),
+    ...btrfsLayouts.flatMap((one) => layout(...one)),
     ...layout('struct fsxattr', fileAttributesLayout.size, {
       fsx_xflags: fileAttributesLayout.flags,
       fsx_projid: fileAttributesLayout.projectId,
@@ -342,10 +318,6 @@ function structureLayouts(): Claim[] {
       dqb_ihardlimit: diskQuotaLayout.filesMax,
       dqb_curinodes: diskQuotaLayout.usedFiles,
       dqb_valid: diskQuotaLayout.valid,
-    }),
-    ...layout('struct btrfs_ioctl_qgroup_limit_args', quotaLimitArgumentsLayout.size, {
-      'lim.flags': quotaLimitArgumentsLayout.flags,
-      'lim.max_excl': quotaLimitArgumentsLayout.exclusiveMax,
     }),
   ];
 }
