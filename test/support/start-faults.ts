@@ -30,7 +30,7 @@ import {
   type Victim,
 } from './fault-points.ts';
 import { startHost, TestHost, type StartHostOptions } from './host.ts';
-import { descendantsOf, isRunning, parentOf, waitFor } from './host-processes.ts';
+import { descendantsOf, isRunning, parentOf, waitFor, zygotePid } from './host-processes.ts';
 import { nameHost, type NamedHost } from './named-host.ts';
 import { slowness } from './slowness.ts';
 import type { StockStep } from './step-title.ts';
@@ -296,14 +296,13 @@ export class StartFaults {
     return found ?? assert.fail(`no ${victim}`);
   }
 
-  /** The one that forked it; of blank pairs when that one is gone, or there is no container. */
+  /** The one that forked it; when that one is gone, or there is no container, one that lives. */
   #zygoteOf(init: number | undefined): number | undefined {
     const own = descendantsOf(this.host.pid).map(({ pid }) => pid);
-    const inits = own.filter((pid) => innerPid(pid) === 1);
-    const child = init !== undefined && inits.includes(init) ? init : inits[0];
-    const parent = child === undefined ? undefined : parentOf(child);
+    const parent = init === undefined ? undefined : parentOf(init);
     // Who has lost its parent is the child of somebody that is none of ours.
-    return parent !== undefined && own.includes(parent) ? parent : undefined;
+    if (parent !== undefined && own.includes(parent)) return parent;
+    return zygotePid(this.host);
   }
 
   /** Those in a group of the host, and those in the pid namespace of one that has stopped. */
