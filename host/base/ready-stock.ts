@@ -1,6 +1,6 @@
 /**
  * Things made ahead, each given away once, so that who takes one need not wait for its making. What
- * was taken is made anew when no start is under way.
+ * was taken is made anew when no start is under way, or when that takes long to come.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { startsUnderWay } from './starts-under-way.ts';
@@ -49,7 +49,7 @@ export class ReadyStock<T> {
     return this.#options.name;
   }
 
-  /** One that the stock has no part in any more. */
+  /** In place, as `fill` makes it: the caller's, not the stock's. */
   async makeOne(): Promise<T> {
     return this.#options.make();
   }

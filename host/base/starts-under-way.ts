@@ -1,12 +1,12 @@
 /**
- * Starts that somebody waits for. They need the processors now: what is made ahead for later ones
- * waits until none is under way.
+ * Starts of instances that have begun and not ended. They need the processors now: the stocks for
+ * later ones (ready-stock.ts) are filled when none is under way.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 
 /** The call that a start was for runs then. */
 const graceMs = 5;
-/** Where one is always under way, or takes seconds, what is made ahead helps those to come. */
+/** Where one is always under way, or takes seconds, full stocks help those to come. */
 const waitMsMax = 100;
 
 export class StartsUnderWay {
@@ -22,7 +22,7 @@ export class StartsUnderWay {
     this.#endedAtMs = performance.now();
   }
 
-  /** Resolves when none has been under way for a moment, or after some time. */
+  /** Resolves when none has been under way for `graceMs`, or after `waitMsMax`. */
   async over(): Promise<void> {
     const untilMs = performance.now() + waitMsMax;
     while (this.#isBusy(performance.now()) && performance.now() < untilMs) await sleep(graceMs);
