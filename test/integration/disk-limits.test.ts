@@ -3,13 +3,11 @@
  * the state directory, which is a loop device here that no device number of a file names.
  */
 import assert from 'node:assert/strict';
-import { mkdtempSync } from 'node:fs';
-import { join } from 'node:path';
 import { after, before, test, type TestContext } from 'node:test';
 import { detectCgroupLayout } from '../../host/cgroup/cgroup.ts';
 import { diskOf } from '../../host/cgroup/disk.ts';
-import { DiskImage } from '../support/disk-image.ts';
-import { startHost, type TestHost } from '../support/host.ts';
+import { DiskHost } from '../support/disk-host.ts';
+import type { TestHost } from '../support/host.ts';
 import type { InlineFunction } from '../support/upload-function.ts';
 
 const MiB = 2 ** 20;
@@ -22,24 +20,17 @@ const limitedAndNot = ['limited', 'unlimited'] as const;
 type Name = (typeof limitedAndNot)[number];
 type How = 'fsync' | 'O_DSYNC' | 'buffered';
 
-let disk: DiskImage;
+let onDisk: DiskHost;
 let host: TestHost;
 
 before(async () => {
-  disk = new DiskImage('btrfs', { sizeMiB: 2048 });
-  const stateDirectory = mkdtempSync(join(disk.mountPoint, 'hatch-test-'));
-  host = await startHost({ config: { stateDirectory } });
+  onDisk = await DiskHost.start('btrfs', { sizeMiB: 2048 });
+  ({ host } = onDisk);
   const writeBytesPerSecond = limitMiBPerSecond * MiB;
   await host.deploy(writer('limited', { io: { writeBytesPerSecond } }));
   await host.deploy(writer('unlimited'));
 });
-after(async () => {
-  try {
-    await host?.stop();
-  } finally {
-    disk[Symbol.dispose]();
-  }
-});
+after(() => onDisk[Symbol.asyncDispose]());
 
 test('the disk of a btrfs is the device that it is on', () => {
   assert.match(diskOf(host.stateDirectory) ?? '', /^7:\d+$/);

@@ -1,11 +1,10 @@
 /** Hosts whose state directory is on a file system with snapshots, as a suite for any of those. */
 import assert from 'node:assert/strict';
-import { mkdtempSync } from 'node:fs';
-import { join } from 'node:path';
 import { after, before, suite, test } from 'node:test';
 import { startProbe, type Probe } from '../support/containers.ts';
-import { DiskImage } from '../support/disk-image.ts';
-import { startHost, type TestHost } from '../support/host.ts';
+import { DiskHost } from '../support/disk-host.ts';
+import type { DiskImage } from '../support/disk-image.ts';
+import { startHost } from '../support/host.ts';
 
 const MiB = 2 ** 20;
 const EDQUOT = 122;
@@ -16,30 +15,21 @@ export function snapshotRootsSuite(
   namesOf: (disk: DiskImage, stateDirectory: string) => string[],
 ): void {
   suite(`roots on ${type}`, () => {
-    let disk: DiskImage;
-    let host: TestHost;
-    const names = (): string[] => namesOf(disk, host.stateDirectory);
+    let onDisk: DiskHost;
+    const names = (): string[] => namesOf(onDisk.disk, onDisk.host.stateDirectory);
 
     before(async () => {
-      disk = new DiskImage(type, { sizeMiB: 4096 });
-      const stateDirectory = mkdtempSync(join(disk.mountPoint, 'hatch-test-'));
-      host = await startHost({ config: { stateDirectory } });
+      onDisk = await DiskHost.start(type, { sizeMiB: 4096 });
     });
-    after(async () => {
-      try {
-        await host.stop();
-      } finally {
-        disk[Symbol.dispose]();
-      }
-    });
+    after(() => onDisk[Symbol.asyncDispose]());
 
     test('a function that names no driver has a snapshot, and copies no file', async () => {
-      await host.deploy('functions/ledger', { name: 'by-default' });
-      await host.deploy('functions/ledger', { name: 'on-overlay', storage: 'overlay' });
+      await onDisk.host.deploy('functions/ledger', { name: 'by-default' });
+      await onDisk.host.deploy('functions/ledger', { name: 'on-overlay', storage: 'overlay' });
       const copied = async (name: string): Promise<number[]> => {
-        const reply = await host.call(name, { account: 7, amount: 1 });
+        const reply = await onDisk.host.call(name, { account: 7, amount: 1 });
         assert.equal(reply.error, undefined);
-        const { copyUps } = await host.trace(reply.requestId);
+        const { copyUps } = await onDisk.host.trace(reply.requestId);
         return copyUps.map(({ bytesCopied }) => bytesCopied);
       };
       assert.deepEqual(await copied('by-default'), []);
@@ -47,7 +37,7 @@ export function snapshotRootsSuite(
     });
 
     test('a root has the ids of its container, and starts as its layers', async () => {
-      const probe = await startProbe(host, 'fresh', { reuse: 'never', storage: type });
+      const probe = await startProbe(onDisk.host, 'fresh', { reuse: 'never', storage: type });
       assert.equal(await rootType(probe), type);
       const looks: unknown[] = [];
       for (let call = 0; call < 4; call++)
@@ -64,7 +54,7 @@ export function snapshotRootsSuite(
     });
 
     test('what an instance writes is limited', async () => {
-      const probe = await startProbe(host, 'full', { memoryMb: 256 });
+      const probe = await startProbe(onDisk.host, 'full', { memoryMb: 256 });
       const full = await probe.evaluate(() => {
         const fs = process.getBuiltinModule('node:fs');
         const piece = Buffer.alloc(2 ** 20, 1);
@@ -83,17 +73,17 @@ export function snapshotRootsSuite(
 
     test('a host that was stopped leaves nothing of its functions on the disk', async () => {
       assert.notDeepEqual(names(), []);
-      await host.stop({ keepState: true });
+      await onDisk.host.stop({ keepState: true });
       assert.deepEqual(names(), []);
     });
 
     test('nor does one that was killed, once it runs again', async () => {
-      host = await startHost({ config: host.config });
-      await host.call('by-default', { account: 7, amount: 1 });
+      onDisk.host = await startHost({ config: onDisk.host.config });
+      await onDisk.host.call('by-default', { account: 7, amount: 1 });
       const before = names();
       assert.ok(before.length > 0);
-      await host.kill();
-      host = await startHost({ config: host.config });
+      await onDisk.host.kill();
+      onDisk.host = await startHost({ config: onDisk.host.config });
       const left = names().filter((name) => before.includes(name));
       assert.deepEqual(left, []);
     });

@@ -9,28 +9,21 @@ import { after, before, test } from 'node:test';
 import { sealSecret, secretIdOf } from '../../host/function/secret-box.ts';
 import { mountOwn } from '../../host/sandbox/own-mounts.ts';
 import { startProbe, type Probe } from '../support/containers.ts';
-import { DiskImage } from '../support/disk-image.ts';
+import { DiskHost, newStateDirectory } from '../support/disk-host.ts';
 import { startHost, type TestHost } from '../support/host.ts';
 
 const volumes = [{ name: 'data', path: '/data/of/mine', sizeMb: 32 }];
 const { errno } = constants;
 const owner = { tenant: 'default', functionName: 'fn' };
 const unused = { mount: () => assert.fail('it is mounted') };
-let disk: DiskImage;
+let onDisk: DiskHost;
 let host: TestHost;
 
 before(async () => {
-  disk = new DiskImage('btrfs', { sizeMiB: 4096 });
-  const stateDirectory = mkdtempSync(join(disk.mountPoint, 'hatch-test-'));
-  host = await startHost({ config: { stateDirectory } });
+  onDisk = await DiskHost.start('btrfs', { sizeMiB: 4096 });
+  ({ host } = onDisk);
 });
-after(async () => {
-  try {
-    await host.stop();
-  } finally {
-    disk[Symbol.dispose]();
-  }
-});
+after(() => onDisk[Symbol.asyncDispose]());
 
 test('parked and forked, a volume is its user’s, and the next find it as it was', async () => {
   const probe = await startProbe(host, 'looks', { volumes, reuse: 'never' });
@@ -191,7 +184,7 @@ test('a path on which an image has no directory is refused', (context) => {
 });
 
 test('a Node.js that is executed has volumes too', async (context) => {
-  const stateDirectory = mkdtempSync(join(disk.mountPoint, 'hatch-test-'));
+  const stateDirectory = newStateDirectory(onDisk.disk);
   const other = await startHost({ config: { fork: 'never', stateDirectory } });
   context.after(() => other.stop());
   const probe = await startProbe(other, 'booted', { volumes });
