@@ -19,6 +19,7 @@ const PR_CAPBSET_READ = 23;
 const PR_CAPBSET_DROP = 24;
 const PR_GET_SECUREBITS = 27;
 const PR_SET_SECUREBITS = 28;
+const PR_SET_CHILD_SUBREAPER = 36;
 const PR_SET_NO_NEW_PRIVS = 38;
 const PR_GET_NO_NEW_PRIVS = 39;
 const PR_CAP_AMBIENT = 47;
@@ -221,6 +222,11 @@ export function setNoNewPrivileges(): void {
 /** Off: no core dumps, and /proc/PID of this process is closed to others of the same user. */
 export function setDumpable(dumpable: boolean): void {
   prctlCall(PR_SET_DUMPABLE, dumpable ? 1 : 0, 0, 0, 0);
+}
+
+/** From now on descendants that lose their parent become children of this process. */
+export function adoptOrphans(): void {
+  prctlCall(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 }
 
 /** A session keyring of its own, or the parent's keys would be shared by all its children. */

@@ -3,7 +3,7 @@
  * ahead for one. The host and its containers are made to stop themselves there (stop-at-steps.ts);
  * who drives them looks on, kills the victim, and lets the others go on.
  *
- * Leaves the machine's network, for good.
+ * Leaves the machine's network, and adopts what its descendants leave behind: both for good.
  *
  *     await using faults = await StartFaults.open();
  *     await faults.inject({ path: 'forked', step: 'rootfs', victim: 'zygote' });
@@ -18,6 +18,8 @@ import { join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
+import { reapChild } from '../../host/sys/fork.ts';
+import { adoptOrphans } from '../../host/sys/process.ts';
 import { buildImage } from '../../images/build.ts';
 import { readRecipe } from '../../images/recipe.ts';
 import { DiskImage } from './disk-image.ts';
@@ -53,8 +55,8 @@ export class StartFaults {
   readonly #kind: HostKind;
   /** What is to be undone besides. */
   readonly #opened: AsyncDisposableStack;
-  /** Who may have stopped, and has to be told to go on. */
-  readonly #known = new Set<number>();
+  /** Who may have stopped, and has to be told to go on; with its parent when it was first seen. */
+  readonly #known = new Map<number, number>();
   #host: TestHost | undefined;
   #driver: Promise<void> | undefined;
   #closed = false;
@@ -64,6 +66,8 @@ export class StartFaults {
 
   static async open(kind: Kind = 'plain'): Promise<StartFaults> {
     leaveMachineNetwork();
+    // Or one that is forked while its parent is killed, and stops itself, could not be found.
+    adoptOrphans();
     const { parked, filesystem, paths } = kinds[kind];
     await using opened = new AsyncDisposableStack();
     const imageDirectory = await mkdtemp(join(tmpdir(), 'hatch-faults-'));
@@ -178,7 +182,6 @@ export class StartFaults {
     assert.ok(path !== undefined && this.#kind.parked > 0);
     const family = descendantsOf(this.host.pid).map(({ pid }) => pid);
     const pid = await this.#find(victim, 'waiting');
-    this.#noteFamily();
     process.kill(pid, 'SIGKILL');
     if (victim === 'controller') {
       await this.host.kill();
@@ -268,7 +271,7 @@ export class StartFaults {
       found = {
         blanks: descendantsOf(this.host.pid).filter(isBlank).length,
         // A container outlives its zygote, a blank pair does not.
-        inits: [...this.#known].filter((pid) => innerPid(pid) === 1).length,
+        inits: [...this.#known.keys()].filter((pid) => innerPid(pid) === 1).length,
         inContainers: inContainers.length,
       };
       return isDeepStrictEqual(found, wanted);
@@ -277,8 +280,6 @@ export class StartFaults {
 
   async #strike(victim: Victim, stopped: Stopped): Promise<void> {
     const pid = await this.#find(victim, `at step "${stopped.step}"`);
-    // With their parent gone they are nobody's descendants any more.
-    this.#noteFamily();
     process.kill(pid, 'SIGKILL');
     resume(stopped.pid);
   }
@@ -300,7 +301,7 @@ export class StartFaults {
   #zygoteOf(init: number | undefined): number | undefined {
     const own = descendantsOf(this.host.pid).map(({ pid }) => pid);
     const parent = init === undefined ? undefined : parentOf(init);
-    // Who has lost its parent is the child of somebody that is none of ours.
+    // Who has lost its parent is the child of this process.
     if (parent !== undefined && own.includes(parent)) return parent;
     return zygotePid(this.host);
   }
@@ -308,7 +309,7 @@ export class StartFaults {
   /** Those in a group of the host, and those in the pid namespace of one that has stopped. */
   #containerProcesses(): number[] {
     const outside = pidNamespaceOf(process.pid);
-    const all = [...this.#known].filter((pid) => stoppedProcess(pid) !== 'gone');
+    const all = [...this.#known.keys()].filter((pid) => stoppedProcess(pid) !== 'gone');
     const stopped = all.filter((pid) => typeof stoppedProcess(pid) !== 'string');
     const stoppedIn = new Set(stopped.map(pidNamespaceOf));
     return all.filter((pid) => {
@@ -318,21 +319,23 @@ export class StartFaults {
     });
   }
 
-  /** Of hosts that start, too, and of those below whose parent has died. */
+  /** Of hosts that start, too. */
   #noteFamily(): void {
-    const family = descendantsOf(process.pid).map(({ pid }) => pid);
-    const lost = [...this.#known].filter((pid) => !family.includes(pid));
-    const below = lost.flatMap((pid) => descendantsOf(pid).map((child) => child.pid));
-    for (const pid of [...family, ...below]) this.#known.add(pid);
+    for (const { pid, parent } of descendantsOf(process.pid))
+      if (!this.#known.has(pid)) this.#known.set(pid, parent);
   }
 
   /** Lets go on whoever has stopped, after the one that waits for this has had a look. */
   async #drive(): Promise<void> {
     while (!this.#closed) {
       this.#noteFamily();
-      for (const pid of this.#known) {
+      for (const [pid, firstParent] of this.#known) {
         const stopped = stoppedProcess(pid);
-        if (stopped === 'gone') this.#known.delete(pid);
+        if (stopped === 'gone') {
+          this.#known.delete(pid);
+          // Node waits for those that it started, and for no other.
+          if (firstParent !== process.pid) reapChild(pid);
+        }
         if (typeof stopped === 'string') continue;
         await this.#onStopped?.(stopped);
         resume(pid);
