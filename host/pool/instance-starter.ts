@@ -60,7 +60,7 @@ export class InstanceStarter {
   constructor(options: InstanceStarterOptions) {
     this.#options = options;
     this.parked = new ParkedContainers({
-      make: (trust) => this.#park(trust),
+      make: (trust) => onceMore(() => this.#park(trust)),
       refillsPerSecond: options.refillsPerSecond,
       onError: options.onNotice,
     });
@@ -74,8 +74,11 @@ export class InstanceStarter {
   async start(fn: PoolFunction, order: StartOrder): Promise<Instance> {
     startsUnderWay.begin();
     try {
-      if (fn.egress.length === 0) return await this.#start(fn, order, undefined);
-      return await this.#startConnected(fn, order);
+      return await onceMore(() =>
+        fn.egress.length === 0
+          ? this.#start(fn, order, undefined)
+          : this.#startConnected(fn, order),
+      );
     } finally {
       startsUnderWay.end();
     }
@@ -212,18 +215,7 @@ export class InstanceStarter {
     }
   }
 
-  /** A zygote that died in the middle of a start is no reason to fail: there is soon another. */
   async #makeSandbox(trust: TrustClass, namespaceFd?: number): Promise<Made> {
-    try {
-      return await this.#tryMakeSandbox(trust, namespaceFd);
-    } catch (error) {
-      if (toHatchError(error).code !== 'host.start_failed') throw error;
-      await sleep(retryMs);
-      return await this.#tryMakeSandbox(trust, namespaceFd);
-    }
-  }
-
-  async #tryMakeSandbox(trust: TrustClass, namespaceFd?: number): Promise<Made> {
     const zygote = await this.#options.zygotes.serving(trust);
     if (this.#closedBy !== undefined) throw this.#closedBy;
     const path = zygote.mode === 'fork' ? 'forked' : 'booted';
@@ -244,6 +236,17 @@ export class InstanceStarter {
     } finally {
       this.#making.delete(making);
     }
+  }
+}
+
+/** What died in the middle of a start, zygote or container, is no reason to fail. */
+async function onceMore<T>(start: () => Promise<T>): Promise<T> {
+  try {
+    return await start();
+  } catch (error) {
+    if (toHatchError(error).code !== 'host.start_failed') throw error;
+    await sleep(retryMs);
+    return await start();
   }
 }
 
