@@ -37,6 +37,7 @@ import { nameHost, type NamedHost } from './named-host.ts';
 import { slowness } from './slowness.ts';
 import type { StockStep } from './step-title.ts';
 import {
+  endedChildrenOf,
   groupsOf,
   innerPid,
   pidNamespaceOf,
@@ -55,8 +56,10 @@ export class StartFaults {
   readonly #kind: HostKind;
   /** What is to be undone besides. */
   readonly #opened: AsyncDisposableStack;
-  /** Who may have stopped, and has to be told to go on; with its parent when it was first seen. */
-  readonly #known = new Map<number, number>();
+  /** Who may have stopped, and has to be told to go on. */
+  readonly #known = new Set<number>();
+  /** Children that have ended, when they were last looked at. */
+  #ended = new Set<number>();
   #host: TestHost | undefined;
   #driver: Promise<void> | undefined;
   #closed = false;
@@ -271,7 +274,7 @@ export class StartFaults {
       found = {
         blanks: descendantsOf(this.host.pid).filter(isBlank).length,
         // A container outlives its zygote, a blank pair does not.
-        inits: [...this.#known.keys()].filter((pid) => innerPid(pid) === 1).length,
+        inits: [...this.#known].filter((pid) => innerPid(pid) === 1).length,
         inContainers: inContainers.length,
       };
       return isDeepStrictEqual(found, wanted);
@@ -309,7 +312,7 @@ export class StartFaults {
   /** Those in a group of the host, and those in the pid namespace of one that has stopped. */
   #containerProcesses(): number[] {
     const outside = pidNamespaceOf(process.pid);
-    const all = [...this.#known.keys()].filter((pid) => stoppedProcess(pid) !== 'gone');
+    const all = [...this.#known].filter((pid) => stoppedProcess(pid) !== 'gone');
     const stopped = all.filter((pid) => typeof stoppedProcess(pid) !== 'string');
     const stoppedIn = new Set(stopped.map(pidNamespaceOf));
     return all.filter((pid) => {
@@ -321,27 +324,30 @@ export class StartFaults {
 
   /** Of hosts that start, too. */
   #noteFamily(): void {
-    for (const { pid, parent } of descendantsOf(process.pid))
-      if (!this.#known.has(pid)) this.#known.set(pid, parent);
+    for (const { pid } of descendantsOf(process.pid)) this.#known.add(pid);
   }
 
   /** Lets go on whoever has stopped, after the one that waits for this has had a look. */
   async #drive(): Promise<void> {
     while (!this.#closed) {
       this.#noteFamily();
-      for (const [pid, firstParent] of this.#known) {
+      for (const pid of this.#known) {
         const stopped = stoppedProcess(pid);
-        if (stopped === 'gone') {
-          this.#known.delete(pid);
-          // Node waits for those that it started, and for no other.
-          if (firstParent !== process.pid) reapChild(pid);
-        }
+        if (stopped === 'gone') this.#known.delete(pid);
         if (typeof stopped === 'string') continue;
         await this.#onStopped?.(stopped);
         resume(pid);
       }
+      this.#reapAdopted();
       await sleep(pollMs);
     }
+  }
+
+  /** Node waits for the children that it has started, and has done so by its next turn. */
+  #reapAdopted(): void {
+    const ended = endedChildrenOf(process.pid);
+    for (const pid of ended) if (this.#ended.has(pid)) reapChild(pid);
+    this.#ended = new Set(ended);
   }
 }
 

@@ -18,6 +18,13 @@ export function stoppedProcess(pid: number): Stopped | 'runs' | 'gone' {
   return step === undefined ? 'runs' : { pid, step };
 }
 
+/** Children that it has not waited for. */
+export function endedChildrenOf(pid: number): number[] {
+  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'latin1');
+  const pids = children.split(' ').filter(Boolean).map(Number);
+  return pids.filter((child) => stoppedProcess(child) === 'gone');
+}
+
 export function resume(pid: number): void {
   attempt(() => process.kill(pid, 'SIGCONT'));
 }
