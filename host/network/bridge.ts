@@ -19,6 +19,7 @@ import {
   deleteLink,
   findLink,
   isolatePort,
+  setLinkAlias,
   setLinkUp,
   silenceLink,
   type Link,
@@ -28,6 +29,13 @@ import { gatewayOf, type InstanceAddress, type Subnets } from './address-pool.ts
 /** Of an instance's side; on the host's it is the bridge's name and the address's number. */
 const innerName = 'eth0';
 
+export interface BridgeOptions {
+  name: string;
+  subnets: Subnets;
+  /** What other hosts of this network namespace may read on it, in at most 255 bytes. */
+  alias: string;
+}
+
 export class Bridge {
   readonly #netlink: Netlink;
   readonly #subnets: Subnets;
@@ -35,7 +43,7 @@ export class Bridge {
   readonly #link: Link;
 
   /** One of that name is replaced. Packets flow from here on: the firewall has to be there. */
-  static open(options: { name: string; subnets: Subnets }): Bridge {
+  static open(options: BridgeOptions): Bridge {
     const netlink = new Netlink('route');
     try {
       return new Bridge(netlink, options);
@@ -45,7 +53,7 @@ export class Bridge {
     }
   }
 
-  private constructor(netlink: Netlink, { name, subnets }: { name: string; subnets: Subnets }) {
+  private constructor(netlink: Netlink, { name, subnets, alias }: BridgeOptions) {
     this.#netlink = netlink;
     this.#subnets = subnets;
     this.#gateway = gatewayOf(subnets);
@@ -53,6 +61,7 @@ export class Bridge {
     addBridge(netlink, { name, mac: this.#gateway.mac });
     this.#link = linkOf(netlink, name);
     silenceLink(netlink, this.#link);
+    setLinkAlias(netlink, this.#link, alias);
     // A machine may have it switched off for links that are new.
     writeFileSync(`/proc/sys/net/ipv6/conf/${name}/disable_ipv6`, '0');
     this.#addAddresses(netlink, this.#link.index, this.#gateway);

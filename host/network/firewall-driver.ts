@@ -16,11 +16,14 @@
 import type { InstanceAddress, Subnets } from './address-pool.ts';
 import type { EgressPolicy } from './egress.ts';
 
+/** Of the bridges of all hosts, whoever made them. */
+export const bridgePrefix = 'hatch';
+
 export interface FirewallOptions {
   /** Also the prefix of what the driver makes. Need not exist yet. */
   bridge: string;
   subnets: Subnets;
-  /** The machine was no router before: then it does not become one for others. */
+  /** The machine was no router before: then it becomes one for bridges of hosts only. */
   dropForeign: { ipv4: boolean; ipv6: boolean };
 }
 

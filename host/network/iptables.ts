@@ -17,7 +17,7 @@ import { Netlink } from '../sys/netlink.ts';
 import type { InstanceAddress } from './address-pool.ts';
 import { runProgram } from './command.ts';
 import { neverReachable, type EgressPolicy, type Permit } from './egress.ts';
-import type { FirewallDriver, FirewallOptions } from './firewall-driver.ts';
+import { bridgePrefix, type FirewallDriver, type FirewallOptions } from './firewall-driver.ts';
 import { formatSubnet } from './subnet.ts';
 
 type Family = 4 | 6;
@@ -153,6 +153,9 @@ function baseTables({ bridge, subnets, dropForeign }: FirewallOptions, family: F
     `-A ${input} -i ${bridge} -j DROP`,
     `-A ${forward} -i ${bridge} -g ${outbound}`,
     `-A ${forward} -o ${bridge} -g ${inbound}`,
+    // Another host's rules judge what is of its bridge.
+    `-A ${forward} -i ${bridgePrefix}+ -j RETURN`,
+    `-A ${forward} -o ${bridgePrefix}+ -j RETURN`,
     ...(isForeignDropped ? [`-A ${forward} -j DROP`] : []),
     `-A ${outbound} -o ${bridge} -j DROP`,
     `-A ${outbound} -m conntrack --ctstate INVALID,DNAT -j DROP`,

@@ -5,25 +5,22 @@
  * last owner's link must be gone first: the kernel destroys namespaces in the background, in
  * batches.
  */
-import { once } from 'node:events';
 import { closeSync } from 'node:fs';
-import { createServer, type Server } from 'node:net';
 import { HatchError, messageOf } from '../base/errors.ts';
 import { ReadyStock } from '../base/ready-stock.ts';
-import { isErrno } from '../sys/errors.ts';
 import { AddressPool, type InstanceAddress, type Subnets } from './address-pool.ts';
 import { Bridge, removeBridge } from './bridge.ts';
 import { hostsFile, resolversFile, tcpPortsOf } from './egress.ts';
 import type { FirewallDriver } from './firewall-driver.ts';
 import { chooseDriver, driverOf } from './firewall.ts';
 import { machineNameservers } from './nameservers.ts';
+import { aliasOf, lockBridge, lockNetworks, otherBridges, settingsBefore } from './other-hosts.ts';
 import { Policies, type HeldPolicy } from './policies.ts';
 import {
   applySettings,
   readTraces,
   removeTraces,
   restoreSettings,
-  settingsBefore,
   wasNoRouter,
   writeTraces,
   type Traces,
@@ -77,9 +74,10 @@ export class Network {
   static async open(options: NetworkOptions): Promise<Network> {
     const left = readTraces(options.tracesFile);
     if (left !== undefined) {
+      await using _lock = await lockNetworks();
       removeBridge(left.bridge);
       await driverOf(left.driver, { ...options, dropForeign: wasNoRouter(left) }).close();
-      restoreSettings(left);
+      restoreAsLast(left);
       removeTraces(options.tracesFile);
     }
     return new Network(options);
@@ -156,10 +154,11 @@ class OpenNetwork {
     const { bridge, subnets, tracesFile } = options;
     await using opened = new AsyncDisposableStack();
     try {
-      const lock = await lockBridge(bridge);
-      opened.defer(() => void lock.close());
+      opened.use(await lockBridge(bridge));
       const driverName = await chooseDriver(options.firewall);
-      const traces: Traces = { bridge, driver: driverName, settings: settingsBefore() };
+      const alias = aliasOf(tracesFile);
+      await using _lock = await lockNetworks();
+      const traces: Traces = { bridge, driver: driverName, settings: settingsBefore(bridge) };
       const dropForeign = wasNoRouter(traces);
       const driver = driverOf(driverName, { bridge, subnets, dropForeign });
       writeTraces(tracesFile, traces);
@@ -167,9 +166,13 @@ class OpenNetwork {
       opened.defer(() => driver.close());
       // Nothing flows before there are rules.
       await driver.open();
-      const link = Bridge.open({ name: bridge, subnets });
-      opened.defer(() => link.close());
-      opened.defer(() => restoreSettings(traces));
+      const link = Bridge.open({ name: bridge, subnets, alias });
+      opened.defer(async () => {
+        // The lock of above is let go of before this.
+        await using _lock = await lockNetworks();
+        restoreAsLast(traces);
+        link.close();
+      });
       applySettings(traces);
       const open = new OpenNetwork({ options, driver, bridge: link });
       await open.stock.fill();
@@ -281,17 +284,7 @@ class OpenNetwork {
   }
 }
 
-/** Held by this process until it ends, in this network namespace: two hosts need two bridges. */
-async function lockBridge(bridge: string): Promise<Server> {
-  const lock = createServer((socket) => socket.destroy());
-  lock.listen(`\0hatch-network-${bridge}`).unref();
-  try {
-    await once(lock, 'listening');
-  } catch (error) {
-    if (!isErrno(error, 'EADDRINUSE')) throw error;
-    const keys = 'networkBridge, networkIpv4, networkIpv6';
-    const message = `Bridge "${bridge}" is another host's: give this one its own ${keys}`;
-    throw new HatchError('host.config_invalid', message, { cause: error });
-  }
-  return lock;
+/** Whoever is left needs forwarding, and has noted what to restore. */
+function restoreAsLast(traces: Traces): void {
+  if (otherBridges(traces.bridge).size === 0) restoreSettings(traces);
 }

@@ -7,7 +7,7 @@ import { addVerdicts, deleteVerdicts, type MapElement } from '../sys/nft-element
 import type { InstanceAddress } from './address-pool.ts';
 import { runProgram } from './command.ts';
 import { neverReachable, type EgressPolicy, type Permit } from './egress.ts';
-import type { FirewallDriver, FirewallOptions } from './firewall-driver.ts';
+import { bridgePrefix, type FirewallDriver, type FirewallOptions } from './firewall-driver.ts';
 import { formatSubnet } from './subnet.ts';
 
 export class NftablesDriver implements FirewallDriver {
@@ -64,6 +64,9 @@ export class NftablesDriver implements FirewallDriver {
 /** The whole rule set but for policies, in the language of nft(8). Replaces what is there. */
 function nftTable({ bridge, subnets, dropForeign }: FirewallOptions): string {
   const foreign = [
+    // Another host's rules judge what is of its bridge.
+    `iifname "${bridgePrefix}*" accept`,
+    `oifname "${bridgePrefix}*" accept`,
     ...(dropForeign.ipv4 ? ['meta nfproto ipv4 drop'] : []),
     ...(dropForeign.ipv6 ? ['meta nfproto ipv6 drop'] : []),
   ];

@@ -34,7 +34,7 @@ export function removeTraces(file: string): void {
 }
 
 /** What has to change for the machine to forward packets, as it is now. */
-export function settingsBefore(): Traces['settings'] {
+export function settingsNow(): Traces['settings'] {
   const forwards6 = read(forwarding6) !== '0';
   // A router heeds no router advertisements, unless told to: our own route may be from one.
   const accepting = forwards6

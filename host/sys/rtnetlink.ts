@@ -1,6 +1,14 @@
 /** Links, addresses, routes and neighbours (rtnetlink(7)). */
 import { isErrno } from './errors.ts';
-import { encodeAttributes, text, u8, u32, type Attribute, type Netlink } from './netlink.ts';
+import {
+  decodeAttributes,
+  encodeAttributes,
+  text,
+  u8,
+  u32,
+  type Attribute,
+  type Netlink,
+} from './netlink.ts';
 
 // <linux/rtnetlink.h>, <linux/if_link.h>, <linux/if_addr.h>, <linux/neighbour.h>, <linux/veth.h>
 const AF_INET = 2;
@@ -19,6 +27,7 @@ const IFLA_ADDRESS = 1;
 const IFLA_IFNAME = 3;
 const IFLA_MASTER = 10;
 const IFLA_LINKINFO = 18;
+const IFLA_IFALIAS = 20;
 const IFLA_AF_SPEC = 26;
 const IFLA_NET_NS_FD = 28;
 const IFLA_INFO_KIND = 1;
@@ -102,6 +111,36 @@ export function addBridge(netlink: Netlink, { name, mac }: { name: string; mac: 
         ],
       ],
     ],
+  });
+}
+
+/** Of all bridges, by name: what was written on them. */
+export function bridgeAliases(netlink: Netlink): Map<string, string> {
+  const messages = netlink.dump({
+    step: 'list bridges',
+    type: RTM_GETLINK,
+    header: linkHeader(0),
+    attributes: [[IFLA_LINKINFO, [[IFLA_INFO_KIND, text('bridge')]]]],
+  });
+  const { size } = rtnetlinkLayout.ifinfomsg;
+  return new Map(
+    messages.flatMap(({ body }): [string, string][] => {
+      const attributes = decodeAttributes(body.subarray(size));
+      const alias = attributes.get(IFLA_IFALIAS);
+      const name = attributes.get(IFLA_IFNAME);
+      if (alias === undefined || name === undefined) return [];
+      return [[stringOf(name), stringOf(alias)]];
+    }),
+  );
+}
+
+/** At most 255 bytes, for everybody to read. */
+export function setLinkAlias(netlink: Netlink, link: Link, alias: string): void {
+  netlink.request({
+    step: `write an alias on link "${link.name}"`,
+    type: RTM_NEWLINK,
+    header: linkHeader(link.index),
+    attributes: [[IFLA_IFALIAS, Buffer.from(alias)]],
   });
 }
 
@@ -317,6 +356,10 @@ function neighbourHeader(options: {
   header.writeUInt16LE(options.state, state);
   header.writeUInt8(options.flags, flags);
   return header;
+}
+
+function stringOf(attribute: Buffer): string {
+  return attribute.toString().replace(/\0$/, '');
 }
 
 function familyOf(address: AddressBytes): number {

@@ -47,7 +47,7 @@ export function firewallContract(open: (options: FirewallOptions) => FirewallDri
     const dropForeign = { ipv4: true, ipv6: true };
     driver = open({ bridge: bridgeName, subnets, dropForeign });
     await driver.open();
-    bridge = Bridge.open({ name: bridgeName, subnets });
+    bridge = Bridge.open({ name: bridgeName, subnets, alias: 'a test' });
     writeFileSync('/proc/sys/net/ipv4/ip_forward', '1');
     writeFileSync('/proc/sys/net/ipv6/conf/all/forwarding', '1');
     await driver.addPolicy(web);

@@ -33,10 +33,12 @@ export const outside = {
 /** A program starts in it, too, which takes longer in an emulated machine. */
 const reachMs = 1000 * Math.min(slowness, 2);
 const serverStartMs = 10_000;
+let hasLeft = false;
 
 /** From here on this thread and all that it starts are in a namespace with a loopback only. */
 export function leaveMachineNetwork(): void {
   unshare(namespaceFlag.network);
+  hasLeft = true;
   bringLoopbackUp();
 }
 
@@ -67,8 +69,9 @@ export class TestNetwork {
   /** The test host's namespace. */
   readonly outsideFd: number;
 
-  /** In a namespace that `leaveMachineNetwork` has made. */
+  /** Only in a namespace that `leaveMachineNetwork` has made. */
   constructor() {
+    assert.ok(hasLeft, 'leaveMachineNetwork comes first');
     this.outsideFd = this.makeNamespace();
     this.run(`ip link add uplink type veth peer name eth0 netns ${this.pathOf(this.outsideFd)}`);
     this.run(`ip addr add ${outside.host4}/24 dev uplink; ip link set uplink up`);
