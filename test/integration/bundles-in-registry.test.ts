@@ -20,8 +20,8 @@ before(async () => {
 });
 after(async () => {
   await host.stop();
-  await named.assertNothingLeft();
   await registry[Symbol.asyncDispose]();
+  await named.assertNothingLeft();
 });
 
 const answering = (name: string, answer: string): InlineFunction => ({
@@ -69,6 +69,21 @@ test('another host gets it from there, though it keeps its own in NATS', async (
   } finally {
     await second.stop();
   }
+});
+
+test('a registry that is down: a deploy is refused, what runs goes on, the next try works', async () => {
+  await host.deploy(answering('other', 'before'));
+  await registry.stop();
+  await assert.rejects(host.deploy(answering('other', 'never there')), {
+    code: 'image.registry_failed',
+    message: new RegExp(`the connection to "${registry.host}" failed`),
+  });
+  const { versions } = await host.client.ask('versions', { name: 'other' });
+  assert.equal(versions.length, 1);
+  assert.equal(await answerOf('other'), 'before');
+  await registry.restart();
+  await host.deploy(answering('other', 'after'));
+  assert.equal(await answerOf('other'), 'after');
 });
 
 test('a registry that lets nobody in: the deploy says so, and changes nothing', async () => {
