@@ -85,11 +85,18 @@ const uidRanges = 512;
 const idsPerRange = 65_536;
 const uidsEnd = 4_000_000_000;
 const running = new Set<TestHost>();
+/** Their ends are not known to Node yet. */
+const launched = new Set<number | undefined>();
 
 afterEach((context) => {
   if ('passed' in context && context.passed === false)
     for (const host of running) host.printOutput();
 });
+
+/** Whether it is a host that Node waits for. */
+export function isHost(pid: number): boolean {
+  return launched.has(pid);
+}
 
 export class TestHost {
   readonly name: string;
@@ -127,6 +134,8 @@ export class TestHost {
       stdio: ['ignore', 'pipe', 'pipe', ...Array.from({ length: 24 }, () => 'ignore' as const)],
       env: { ...hostEnvironment(), ...options.environment },
     });
+    launched.add(child.pid);
+    child.once('exit', () => launched.delete(child.pid));
     await once(child, 'spawn');
     return new TestHost(child, config, options.access);
   }

@@ -31,7 +31,7 @@ import {
   type Kind,
   type Victim,
 } from './fault-points.ts';
-import { startHost, TestHost, type StartHostOptions } from './host.ts';
+import { isHost, startHost, TestHost, type StartHostOptions } from './host.ts';
 import { descendantsOf, isRunning, parentOf, waitFor, zygotePid } from './host-processes.ts';
 import { nameHost, type NamedHost } from './named-host.ts';
 import { slowness } from './slowness.ts';
@@ -58,8 +58,6 @@ export class StartFaults {
   readonly #opened: AsyncDisposableStack;
   /** Who may have stopped, and has to be told to go on. */
   readonly #known = new Set<number>();
-  /** Children that have ended, when they were last looked at. */
-  #ended = new Set<number>();
   #host: TestHost | undefined;
   #driver: Promise<void> | undefined;
   #closed = false;
@@ -338,16 +336,10 @@ export class StartFaults {
         await this.#onStopped?.(stopped);
         resume(pid);
       }
-      this.#reapAdopted();
+      // Node waits for the hosts, but not for what it has not started.
+      for (const pid of endedChildrenOf(process.pid)) if (!isHost(pid)) reapChild(pid);
       await sleep(pollMs);
     }
-  }
-
-  /** Node waits for the children that it has started, and has done so by its next turn. */
-  #reapAdopted(): void {
-    const ended = endedChildrenOf(process.pid);
-    for (const pid of ended) if (this.#ended.has(pid)) reapChild(pid);
-    this.#ended = new Set(ended);
   }
 }
 
