@@ -14,6 +14,7 @@ import type { Zygotes } from './zygote/zygotes.ts';
 import type { StorageName } from './storage/storage-driver.ts';
 import type { StorageDrivers } from './storage/storage-drivers.ts';
 import type { CopyUpProbe } from './storage/copy-up-probe.ts';
+import { volumesMax, type Volumes } from './storage/volumes.ts';
 import { oomScore, ownOomScore } from './sys/oom-score.ts';
 import type { FunctionCopyUps } from './telemetry/copy-up-account.ts';
 import { adviseOn } from './telemetry/copy-up-advice.ts';
@@ -24,7 +25,7 @@ const advisedMax = 5;
 
 /** What a host cannot do without was exercised when it started. */
 export function examineHost(engine: Engine, copyUps: readonly FunctionCopyUps[]): Promise<Check[]> {
-  const { zygotes, baseImage, images, storage, pool, network, optionalLimits, isolation } = engine;
+  const { zygotes, baseImage, images, storage, volumes, pool, network, isolation } = engine;
   const { mode, reason, pid, forks, generation } = zygotes.default.state;
   const forking: Check =
     mode === 'fork'
@@ -39,11 +40,12 @@ export function examineHost(engine: Engine, copyUps: readonly FunctionCopyUps[])
     ...checkKernel(),
     forking,
     tenants(zygotes),
-    limits(optionalLimits),
+    limits(engine.optionalLimits),
     outOfMemory(ownOomScore()),
     ...isolationChecks(isolation),
     ok('system calls', 'allowlist "node"'),
     rootFileSystem(storage),
+    durableVolumes(volumes),
     ok('network', network.description ?? 'loopback only, as no function has egress'),
     ok('base image', `${baseImage.reference}, ${baseImage.layers.length} layers`),
     ok('layer cache', `${usedBytes} of ${capacityBytes} bytes`),
@@ -65,6 +67,15 @@ function rootFileSystem({ preferred, names }: StorageDrivers): Check {
   const others = names.filter((name) => name !== preferred).map((name) => storageMeanings[name]);
   const further = others.length === 0 ? '' : `; on request ${others.join(', ')}`;
   return ok('root file system', `${storageMeanings[preferred]}${further}`);
+}
+
+/** A function that asks for one where there are none is refused when it is deployed. */
+function durableVolumes(volumes: Volumes): Check {
+  if (!volumes.offered)
+    return ok('volumes', 'none: a state directory on btrfs, which has checksums, would offer them');
+  const all = volumes.list();
+  const usedBytes = all.reduce((sum, volume) => sum + volume.usedBytes, 0);
+  return ok('volumes', `${all.length} of at most ${volumesMax}, ${formatBytes(usedBytes)}`);
 }
 
 function tenants({ others, memoryBytes }: Zygotes): Check {

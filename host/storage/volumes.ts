@@ -50,7 +50,7 @@ export interface VolumeDriver {
 const drivers: readonly ((directory: string) => VolumeDriver | undefined)[] = [openBtrfsVolumes];
 
 const { noSuid, noDev, noExec } = mountAttribute;
-const volumesMax = 1024;
+export const volumesMax = 1024;
 const volumesMaxOfTenant = 256;
 /** Instances of a removed function may still be ending. */
 const releaseLimitMs = 10_000;
@@ -121,6 +121,11 @@ export class Volumes {
       const message = `Cannot mount volume "${volume.name}": ${messageOf(cause)}`;
       throw new HatchError('host.start_failed', message, { cause });
     }
+  }
+
+  /** Whether the state directory's file system is one for them. */
+  get offered(): boolean {
+    return this.#driver !== undefined;
   }
 
   /** All of this host, in the order of their names. */

@@ -198,10 +198,17 @@ test('a host that is on no file system with checksums refuses them, and says why
       code: 'host.unsupported',
       message: /Cannot offer the volumes of "hello": .* put it on btrfs/,
     });
+    assert.match(await doctorOn(other), /^none: .* btrfs/);
+    assert.match(await doctorOn(host), /^\d+ of at most 1024, /);
   } finally {
     await other.stop();
   }
 });
+
+async function doctorOn(one: TestHost): Promise<string> {
+  const { reply } = await one.client.askAny('doctor', {});
+  return reply.checks.find(({ name }) => name === 'volumes')?.detail ?? '';
+}
 
 interface Look {
   uid: number;
