@@ -71,7 +71,7 @@ test('another host gets it from there, though it keeps its own in NATS', async (
   }
 });
 
-test('a registry that is down: what runs goes on, a deploy is refused, the next works', async () => {
+test('a registry that is down: what runs goes on, a deploy is refused, for then', async () => {
   await host.deploy(answering('other', 'before'));
   await registry.stop();
   await assert.rejects(host.deploy(answering('other', 'never there')), {
