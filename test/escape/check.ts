@@ -7,6 +7,7 @@
 import assert from 'node:assert/strict';
 import { spawnSync, type SpawnSyncReturns } from 'node:child_process';
 import process from 'node:process';
+import type { HostConfig } from '../../host/config.ts';
 import { appArmorProfile } from '../../host/security/labels.ts';
 import { seccompCallNumber } from '../../host/sys/seccomp.ts';
 import type { RunResult } from '../functions/probe/handler.ts';
@@ -19,6 +20,8 @@ export type Path = 'forked' | 'parked' | 'booted';
 export interface Subject {
   path: Path;
   host: TestHost;
+  /** To start another host like it. */
+  config: Partial<HostConfig>;
   /** A function with one instance, for all checks that leave it as it was. */
   probe: Probe;
   /** Another function's. */

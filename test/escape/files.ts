@@ -9,6 +9,7 @@ import type { ProbeRequest, RunResult } from '../functions/probe/handler.ts';
 import { enter, enterOk, uidBaseOf, type Probe } from '../support/containers.ts';
 import { assertRefused, callsInside, outside, type Check } from './check.ts';
 import { deployLayer, type LayerEntry } from './hostile-layer.ts';
+import { volumeCheck } from './volumes.ts';
 
 const containerRoot = ['--user', '--mount', '--pid', '--setuid', '0', '--setgid', '0'];
 const nothing = { real: 1000, effective: 1000, saved: 1000 };
@@ -162,17 +163,7 @@ export const fileChecks: readonly Check[] = [
       assert.equal(statSync(host.stateDirectory).mode & 0o077, 0);
     },
   },
-  {
-    number: 26,
-    what: 'a volume is not swapped for a link while it is mounted (CVE-2021-30465)',
-    cannotApply: 'functions have no volumes: the manifest refuses the words for them',
-    async run({ host }) {
-      for (const key of ['volumes', 'mounts', 'binds'])
-        await assert.rejects(host.deploy('test/functions/probe', { name: 'v', [key]: ['/:/h'] }), {
-          code: 'deploy.invalid',
-        });
-    },
-  },
+  volumeCheck,
   {
     number: 27,
     what: 'a layer whose /dev, /proc or /tmp is a link or a file starts nothing, and harms nobody',

@@ -8,9 +8,12 @@ import { tarOf, type Entry } from '../support/unpack-bench.ts';
 
 export type LayerEntry = Entry & { text?: string };
 
-export interface LayerLies {
+export interface HostileOptions {
+  /** Of the layer, as the deploy says, truly or not. */
   diffId?: Digest;
   sizeBytes?: number;
+  manifest?: Record<string, unknown>;
+  handler?: string;
 }
 
 const plainHandler = 'exports.handler = () => "started";';
@@ -20,18 +23,22 @@ export async function deployLayer(
   host: TestHost,
   name: string,
   entries: readonly LayerEntry[],
-  lies: LayerLies = {},
-  handler = plainHandler,
+  options: HostileOptions = {},
 ) {
   const own: Entry = { name: 'function/handler.cjs', mode: 0o644 };
   const tar = await tarOf([
     ...entries.map(({ text = '', ...entry }): [Entry, string] => [entry, text]),
-    [own, handler],
+    [own, options.handler ?? plainHandler],
   ]);
-  return deployBlob(host, name, tar, lies);
+  return deployBlob(host, name, tar, options);
 }
 
-export async function deployBlob(host: TestHost, name: string, blob: Buffer, lies: LayerLies = {}) {
+export async function deployBlob(
+  host: TestHost,
+  name: string,
+  blob: Buffer,
+  { diffId, sizeBytes, manifest }: HostileOptions = {},
+) {
   const digest = digestOf(blob);
   const registry = await FunctionRegistry.open(host.connection);
   try {
@@ -40,12 +47,12 @@ export async function deployBlob(host: TestHost, name: string, blob: Buffer, lie
     await registry.close();
   }
   return host.client.ask('deploy', {
-    manifest: parseManifest({ name, entry: 'handler.cjs' }),
+    manifest: parseManifest({ ...manifest, name, entry: 'handler.cjs' }),
     entryPath: '/function/handler.cjs',
     layer: {
       digest,
-      diffId: lies.diffId ?? digest,
-      sizeBytes: lies.sizeBytes ?? blob.length,
+      diffId: diffId ?? digest,
+      sizeBytes: sizeBytes ?? blob.length,
       mediaType: 'application/vnd.oci.image.layer.v1.tar',
     },
   });

@@ -123,7 +123,9 @@ async function assertWholeAfterKill(): Promise<void> {
       const isWhole = (name) => fs.readFileSync('/srv/' + name, 'utf8') === name.repeat(500);
       return names.filter(isWhole).length;
     };`;
-    const deploying = deployLayer(host, 'many', files, {}, counting).catch(() => undefined);
+    const deploying = deployLayer(host, 'many', files, { handler: counting }).catch(
+      () => undefined,
+    );
     const unpacking = join(host.stateDirectory, 'images');
     await waitFor('it unpacks', () =>
       entriesBelow(unpacking).some((path) => /srv\/\d+$/.test(path)),
@@ -132,7 +134,7 @@ async function assertWholeAfterKill(): Promise<void> {
     await deploying;
     host = await startHost({ config: host.config });
     assert.deepEqual(layersOf({ host }), before);
-    await deployLayer(host, 'many', files, {}, counting);
+    await deployLayer(host, 'many', files, { handler: counting });
     assert.equal((await host.call('many')).json(), files.length);
   } finally {
     await host.stop();

@@ -162,8 +162,8 @@ export const lifecycleChecks: readonly Check[] = [
           { name: 'opt/one', text: 'linked', uid: 1000, gid: 1000 },
           { name: 'opt/two', type: 'link', linkname: 'opt/one' },
         ],
-        {},
-        `const fs = require('node:fs');
+        {
+          handler: `const fs = require('node:fs');
         exports.handler = () => ({
           hidden: fs.existsSync('/etc/passwd'),
           kept: fs.existsSync('/etc/group'),
@@ -171,6 +171,7 @@ export const lifecycleChecks: readonly Check[] = [
           links: fs.statSync('/opt/two').nlink,
           uid: fs.statSync('/opt/one').uid,
         });`,
+        },
       );
       assert.deepEqual((await host.call('layer-whiteout')).json(), {
         hidden: false,

@@ -71,7 +71,7 @@ async function makeSubject(path: Path, host: TestHost, program: string): Promise
   const start = (manifest: Record<string, unknown> = {}): Promise<Probe> =>
     startOn(path, host, { ...manifest, name: `probe-${(started += 1)}` });
   const [probe, sibling] = [await start({ pidsMax: 256 }), await start()];
-  return { path, host, probe, sibling, start, program, secret };
+  return { path, host, config: configs[path], probe, sibling, start, program, secret };
 }
 
 async function startOn(path: Path, host: TestHost, manifest: { name: string }): Promise<Probe> {

@@ -1,6 +1,7 @@
 /** A host whose state directory is on a file system of its own. */
 import { mkdtempSync } from 'node:fs';
 import { join } from 'node:path';
+import type { HostConfig } from '../../host/config.ts';
 import { DiskImage, type DiskType } from './disk-image.ts';
 import { startHost, type TestHost } from './host.ts';
 
@@ -9,11 +10,14 @@ export class DiskHost implements AsyncDisposable {
   /** Ends before the disk; who stops it and starts another puts that one here. */
   host: TestHost;
 
-  static async start(type: DiskType, options: { sizeMiB?: number } = {}): Promise<DiskHost> {
+  static async start(
+    type: DiskType,
+    options: { sizeMiB?: number; config?: Partial<HostConfig> } = {},
+  ): Promise<DiskHost> {
     const disk = new DiskImage(type, options);
     try {
       const stateDirectory = newStateDirectory(disk);
-      return new DiskHost(disk, await startHost({ config: { stateDirectory } }));
+      return new DiskHost(disk, await startHost({ config: { ...options.config, stateDirectory } }));
     } catch (error) {
       disk[Symbol.dispose]();
       throw error;
