@@ -172,6 +172,7 @@ async function serve({ config, log, engine, connection, opened }: Serving): Prom
     readSecret: (name) => secrets.read(name),
     resolve: (name, reference) => registry.resolve(name, reference),
     loadLayers: (version) => loadVersion(engine.volumes, layerParts, version),
+    store: images.store,
     pool,
     log,
     onLoaded: ({ egress }) => engine.network.prepare(egress),

@@ -56,6 +56,7 @@ export async function startFakeHost(
     },
     readSecret: (secret) => secrets.read(secret),
     pool,
+    store: { usage: { usedBytes: 0, heldBytes: 0, capacityBytes: 0 } },
     log,
     retryMs: 20,
   });
