@@ -155,7 +155,7 @@ export function firewallContract(open: (options: FirewallOptions) => FirewallDri
         const [lan, own] = family === 4 ? ['198.51.100', '.'] : ['2001:db8:2:', ':'];
         const options = family === 4 ? '24' : '64';
         const nodad = family === 4 ? '' : 'nodad';
-        const name = `hatchlan${family}`;
+        const name = `lan${family}`;
         net.run(`ip link add ${name} type veth peer name eth0 netns ${net.pathOf(other)}
           ip -${family} addr add ${lan}${own}1/${options} dev ${name} ${nodad}
           ip link set ${name} up`);
