@@ -196,7 +196,7 @@ function readArguments(): Arguments {
 function costsOfReadme(): StartCosts {
   const readme = readFileSync(join(import.meta.dirname, '../../README.md'), 'utf8');
   const p50 = (name: string): number | undefined => {
-    const cell = new RegExp(`^\\| ${name} \\| ([\\d.]+) \\|`, 'm').exec(readme)?.[1];
+    const cell = new RegExp(`^\\| ${name} +\\| +([\\d.]+) +\\|`, 'm').exec(readme)?.[1];
     return cell === undefined ? undefined : Number(cell);
   };
   return checkCosts('README.md', p50);
