@@ -59,7 +59,7 @@ const noneHere = 'Cannot load the first version here: calls of it fail until a l
 interface Loaded {
   fn: PoolFunction;
   layers: FunctionLayers;
-  /** On the clock of `performance`; when it was loaded, or called without a version. */
+  /** When it was loaded or last asked for, on the clock of `performance`. */
   usedAtMs: number;
 }
 
