@@ -88,7 +88,7 @@ test('what was fsynced is there after the host was killed', async () => {
   const probe = await startProbe(host, 'keeper', { volumes });
   await append(probe, 'before');
   await host.kill();
-  host = await startHost({ config: host.config });
+  host = onDisk.host = await startHost({ config: host.config });
   const { lines } = await evaluateOn('keeper', () => {
     const fs = process.getBuiltinModule('node:fs');
     return { lines: fs.readFileSync('/data/of/mine/log', 'utf8') };
