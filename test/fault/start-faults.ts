@@ -23,8 +23,10 @@ export function testStartFaults(options: {
   rounds: number;
   victims?: readonly Victim[];
   kind?: Kind;
+  /** After steps of starts, and while something is made ahead; both, if it does not say. */
+  at?: 'steps' | 'stocks';
 }): void {
-  const { rounds, kind = 'plain' } = options;
+  const { rounds, kind = 'plain', at } = options;
   const { paths, parked } = kinds[kind];
   suite(`a start, ${kind}`, () => {
     let faults: StartFaults;
@@ -46,27 +48,32 @@ export function testStartFaults(options: {
       }
     };
 
-    for (const victim of options.victims ?? victims) {
+    const testSteps = (victim: Victim): void => {
       for (const path of paths)
         test(`${path}, after any step without its ${victim}, ${rounds} times`, () =>
           withoutGrowth(async () => {
             for (const step of stepsWith(victim, path)) await faults.inject({ path, step, victim });
           }));
-
-      if (victim === 'controller' || victim === 'zygote')
-        for (const path of paths)
-          test(`${path}, without its ${victim} while stocks are filled, ${rounds} times`, () =>
-            withoutGrowth(async () => {
-              for (const step of stockStepsAfter(path)) await faults.inject({ path, step, victim });
-            }));
-
       if (parked > 0)
         test(`a parked container that waits, without its ${victim}, ${rounds} times`, () =>
           withoutGrowth(() => faults.injectParked(victim)));
+    };
 
+    const testStocks = (victim: Victim): void => {
+      if (victim !== 'controller' && victim !== 'zygote') return;
+      for (const path of paths)
+        test(`${path}, without its ${victim} while stocks are filled, ${rounds} times`, () =>
+          withoutGrowth(async () => {
+            for (const step of stockStepsAfter(path)) await faults.inject({ path, step, victim });
+          }));
       if (victim === 'controller')
         test(`hosts die while they fill their stocks, ${rounds} times`, () =>
           withoutGrowth(() => faults.injectAtStart(stockStepsAtStart)));
+    };
+
+    for (const victim of options.victims ?? victims) {
+      if (at !== 'stocks') testSteps(victim);
+      if (at !== 'steps') testStocks(victim);
     }
 
     test('leaves nothing behind, however it ended', async () => {
