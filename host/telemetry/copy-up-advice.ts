@@ -92,7 +92,7 @@ const texts: Record<AdviceReason, string> = {
     'nothing',
   amplified:
     'the first write copied all of it: a driver that shares blocks copies only what is written ' +
-    '("storage": "btrfs"); or keep what changes in a file of its own',
+    '("storage": "btrfs" or "zfs"); or keep what changes in a file of its own',
   many: 'many files of one directory: have it in /tmp, a tmpfs, when what is written may go',
 };
 
