@@ -74,9 +74,9 @@ describe('the waterfall of a call', () => {
           '       0 B   nothing changed                          /etc/motd',
           '  → /function/ledger.db (8.00 MiB): the first write copied all of it: a driver that ' +
             'shares blocks',
-          '    copies only what is written ("storage": "btrfs" or "zfs"); or keep what changes in a ' +
-            'file of',
-          '    its own',
+          '    copies only what is written ("storage": "btrfs" or "zfs"); or keep what changes ' +
+            'in a file of its',
+          '    own',
           '',
         ].join('\n'),
       ),
