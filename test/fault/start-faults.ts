@@ -4,6 +4,8 @@
  */
 import assert from 'node:assert/strict';
 import { after, before, suite, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { isDeepStrictEqual } from 'node:util';
 import {
   kinds,
   stepsWith,
@@ -38,9 +40,9 @@ export function testStartFaults(options: {
     after(() => faults[Symbol.asyncDispose]());
 
     const withoutGrowth = async (inject: () => Promise<void>): Promise<void> => {
-      const before = faults.holdings();
+      const before = await whenFull(faults);
       for (let round = 0; round < rounds; round++) await inject();
-      const after = faults.holdings();
+      const after = await whenFull(faults);
       await faults.assertNobodyAdmitted();
       for (const [kind, count] of Object.entries(before)) {
         const grown = after[kind as keyof typeof after] - count;
@@ -80,6 +82,18 @@ export function testStartFaults(options: {
       await faults.assertNothingLeft();
     });
   });
+}
+
+/** What the host holds when it makes nothing ahead any more: two looks find the same. */
+async function whenFull(faults: StartFaults): Promise<ReturnType<StartFaults['holdings']>> {
+  let found = faults.holdings();
+  for (let looks = 0; looks < 20; looks++) {
+    await sleep(500);
+    const before = found;
+    found = faults.holdings();
+    if (isDeepStrictEqual(before, found)) break;
+  }
+  return found;
 }
 
 /** Who is tired of a soak leaves nothing on the machine either. */
