@@ -14,7 +14,7 @@ import type { Zygotes } from './zygote/zygotes.ts';
 import type { StorageName } from './storage/storage-driver.ts';
 import type { StorageDrivers } from './storage/storage-drivers.ts';
 import type { CopyUpProbe } from './storage/copy-up-probe.ts';
-import { volumesMax, type Volumes } from './storage/volumes.ts';
+import { volumesMaxOfHost, type Volumes } from './storage/volumes.ts';
 import { oomScore, ownOomScore } from './sys/oom-score.ts';
 import type { FunctionCopyUps } from './telemetry/copy-up-account.ts';
 import { adviseOn } from './telemetry/copy-up-advice.ts';
@@ -75,7 +75,7 @@ function durableVolumes(volumes: Volumes): Check {
     return ok('volumes', 'none: a state directory on btrfs, which has checksums, would offer them');
   const all = volumes.list();
   const usedBytes = all.reduce((sum, volume) => sum + volume.usedBytes, 0);
-  return ok('volumes', `${all.length} of at most ${volumesMax}, ${formatBytes(usedBytes)}`);
+  return ok('volumes', `${all.length} of at most ${volumesMaxOfHost}, ${formatBytes(usedBytes)}`);
 }
 
 function tenants({ others, memoryBytes }: Zygotes): Check {

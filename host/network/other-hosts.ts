@@ -61,9 +61,10 @@ export function otherBridges(own: string): Map<string, string> {
 
 /** What has to change for the machine to forward, and what it was before any host changed it. */
 export function settingsBefore(own: string): Traces['settings'] {
-  for (const [bridge, alias] of otherBridges(own))
-    return tracesOf(bridge, alias.slice(aliasPrefix.length)).settings;
-  return settingsNow();
+  const [other] = otherBridges(own);
+  if (other === undefined) return settingsNow();
+  const [bridge, alias] = other;
+  return tracesOf(bridge, alias.slice(aliasPrefix.length)).settings;
 }
 
 function tracesOf(bridge: string, file: string): Traces {

@@ -72,12 +72,13 @@ export class InstanceStarter {
    * nothing is left then.
    */
   async start(fn: PoolFunction, order: StartOrder): Promise<Instance> {
+    const request = { ...order, fn, startNs: nowNs() };
     startsUnderWay.begin();
     try {
-      return await onceMore(() =>
-        fn.egress.length === 0
-          ? this.#start(fn, order, undefined)
-          : this.#startConnected(fn, order),
+      const network = await this.#connect(fn);
+      return await onceMore(
+        () => this.#start(request, network),
+        async () => this.#start(request, await this.#connect(fn)),
       );
     } finally {
       startsUnderWay.end();
@@ -92,27 +93,27 @@ export class InstanceStarter {
     await Promise.all([...this.#sandboxes.values()].map((sandbox) => sandbox.destroy(reason)));
   }
 
-  async #startConnected(fn: PoolFunction, order: StartOrder): Promise<Instance> {
+  async #connect({ egress }: PoolFunction): Promise<Network | undefined> {
+    if (egress.length === 0) return undefined;
     const timer = new StepTimer();
-    const access = await this.#options.connect(fn.egress);
+    const access = await this.#options.connect(egress);
+    timer.finish('egress');
+    return { access, steps: timer.steps };
+  }
+
+  /** The network is released when the start fails. */
+  async #start(request: StartRequest, network: Network | undefined): Promise<Instance> {
     try {
-      timer.finish('egress');
-      const { steps } = timer;
-      const { mode } = await this.#options.zygotes.serving(fn);
-      return await this.#start(fn, order, { access, steps, parkedMayEnter: mode === 'fork' });
+      return await this.#startIn(request, network);
     } catch (error) {
-      access.release();
+      network?.access.release();
       throw error;
     }
   }
 
-  async #start(
-    fn: PoolFunction,
-    order: StartOrder,
-    network: Network | undefined,
-  ): Promise<Instance> {
-    const startNs = network?.steps[0]?.startNs ?? nowNs();
-    const mayTake = !order.ahead && network?.parkedMayEnter !== false;
+  async #startIn(request: StartRequest, network: Network | undefined): Promise<Instance> {
+    const { fn, startNs, readAheadBytes } = request;
+    const mayTake = !request.ahead && (network === undefined || (await this.#parkedMayEnter(fn)));
     const parked = mayTake ? this.parked.take(fn) : undefined;
     const made = parked ?? (await this.#makeSandbox(fn, network?.access.namespaceFd));
     const { sandbox, path } = made;
@@ -121,12 +122,11 @@ export class InstanceStarter {
     try {
       const specialisation = specialisationOf(fn, network?.access, made === parked);
       const access = network?.access;
-      const steps = await this.#assign(sandbox, { ...order, fn, specialisation, access });
+      const steps = await this.#assign(sandbox, { ...request, specialisation, access });
       const connected = network?.steps ?? [];
       const before = parked === undefined ? await sandbox.parked() : [];
       const { isolation } = this.#options;
       const allSteps = [...connected, ...before, ...steps];
-      const { readAheadBytes } = order;
       const facts = { fn, sandbox, path, startNs, steps: allSteps, isolation, readAheadBytes };
       const startRecord = record(facts);
       const instance = new Instance({ fn, sandbox, startRecord });
@@ -140,6 +140,12 @@ export class InstanceStarter {
       await sandbox.destroy(failure);
       throw failure;
     }
+  }
+
+  /** Executed ones cannot change their network namespace any more. */
+  async #parkedMayEnter(fn: PoolFunction): Promise<boolean> {
+    const { mode } = await this.#options.zygotes.serving(fn);
+    return mode === 'fork';
   }
 
   /**
@@ -240,13 +246,13 @@ export class InstanceStarter {
 }
 
 /** What died in the middle of a start, zygote or container, is no reason to fail. */
-async function onceMore<T>(start: () => Promise<T>): Promise<T> {
+async function onceMore<T>(start: () => Promise<T>, again = start): Promise<T> {
   try {
     return await start();
   } catch (error) {
     if (toHatchError(error).code !== 'host.start_failed') throw error;
     await sleep(retryMs);
-    return await start();
+    return await again();
   }
 }
 
@@ -254,12 +260,15 @@ async function onceMore<T>(start: () => Promise<T>): Promise<T> {
 interface Network {
   access: NetworkAccess;
   steps: Step[];
-  /** Its function's process is forked: executed ones cannot change their namespace any more. */
-  parkedMayEnter: boolean;
 }
 
-interface Given extends StartOrder {
+interface StartRequest extends StartOrder {
   fn: PoolFunction;
+  /** Of its first try: what a second one takes is a part of it. */
+  startNs: number;
+}
+
+interface Given extends StartRequest {
   specialisation: Specialisation;
   access: NetworkAccess | undefined;
 }

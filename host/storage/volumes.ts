@@ -50,7 +50,7 @@ export interface VolumeDriver {
 const drivers: readonly ((directory: string) => VolumeDriver | undefined)[] = [openBtrfsVolumes];
 
 const { noSuid, noDev, noExec } = mountAttribute;
-export const volumesMax = 1024;
+export const volumesMaxOfHost = 1024;
 const volumesMaxOfTenant = 256;
 /** Instances of a removed function may still be ending. */
 const releaseLimitMs = 10_000;
@@ -159,7 +159,7 @@ export class Volumes {
     const { tenant, name } = volume;
     if (namesIn(dirname(path)).includes(name)) return;
     const all = this.#ids();
-    if (all.length >= volumesMax) throw tooMany(volume, `this host has ${volumesMax}`);
+    if (all.length >= volumesMaxOfHost) throw tooMany(volume, `this host has ${volumesMaxOfHost}`);
     if (all.filter((one) => one.tenant === tenant).length >= volumesMaxOfTenant)
       throw tooMany(volume, `tenant "${tenant}" has ${volumesMaxOfTenant} on this host`);
     mkdirSync(dirname(path), { recursive: true, mode: 0o700 });

@@ -27,6 +27,10 @@ export const volumeCheck: Check = {
       code: 'deploy.invalid',
       message: /lies in or above that of "own"/,
     });
+    for (const key of ['mounts', 'binds'])
+      await assert.rejects(startProbe(host, 'foreign', { [key]: ['/:/h'] }), {
+        code: 'deploy.invalid',
+      });
     const manifest = { volumes, reuse: 'never', instancesMax: 4, timeoutMs: 300_000 };
     const probe = await startProbe(host, 'swapped', manifest);
     const place = await placeOf(probe);

@@ -28,23 +28,36 @@ test('stocks are filled when a start is over, also one that failed', async (cont
   await over;
 });
 
-test('a start that failed through no fault of the function is made once more', async () => {
-  let starts = 0;
-  const starter = starterThat(() => {
-    starts++;
-    return Promise.reject(new HatchError('host.start_failed', `EPIPE ${starts}`));
-  });
+test('what died in a start is no reason to fail, and gives its network back', async () => {
+  const access = { released: 0, release: () => access.released++ };
+  let tries = 0;
+  const starter = starterThat(
+    () => Promise.resolve(access as unknown as NetworkAccess),
+    () => Promise.reject(new HatchError('host.start_failed', `EPIPE ${++tries}`)),
+  );
   const failure = { code: 'host.start_failed', message: 'EPIPE 2' };
   await assert.rejects(starter.start(connected, order), failure);
-  assert.equal(starts, 2);
+  assert.equal(access.released, 2);
 });
 
-function starterThat(connect: () => Promise<NetworkAccess>): InstanceStarter {
+test('a network that cannot be had is asked for once', async () => {
+  let tries = 0;
+  const starter = starterThat(() =>
+    Promise.reject(new HatchError('host.start_failed', `Cannot resolve, ${++tries}`)),
+  );
+  const failure = { code: 'host.start_failed', message: 'Cannot resolve, 1' };
+  await assert.rejects(starter.start(connected, order), failure);
+});
+
+function starterThat(
+  connect: () => Promise<NetworkAccess>,
+  serving: () => Promise<never> = () => assert.fail(),
+): InstanceStarter {
   return new InstanceStarter({
     // It does not come to them.
     parts: {} as SandboxParts,
     zygotes: {
-      serving: () => assert.fail(),
+      serving,
       missingBytes: () => 0,
       memoryBytes: 0,
       endUnused: () => [],
